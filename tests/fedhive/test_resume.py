@@ -50,6 +50,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "backup": ("trigger=dynamic_backup", *SLOW),
     "forecast": (*COMING_AND_GOING, "fleet.median_rate=500", *STAY),
     "attacked": ("attack=sign_flip", "attack.fraction=0.5"),
+    "worker momentum": ("client=worker_momentum", "local_work=steps", "local_work.steps=2"),
     "cohort": ("engine.cohort=true",),
     "flower_fedavg": ("strategy=flower_fedavg", "strategy.fraction_train=0.5"),
     "flower_fedavgm": ("strategy=flower_fedavgm", "strategy.fraction_train=0.5"),
