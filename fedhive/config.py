@@ -64,6 +64,7 @@ class Config:
     withdrawal: Any = None
     forecast: Any = None
     carbon: Any = None
+    server: Any = None
     attack: Any = None
     containment: Any = None
     engine: Any = None

@@ -117,4 +117,5 @@ def build_world(
         withdrawal=config.build(cfg.get("withdrawal"), "withdrawal"),
         history_s=float(cfg["history_s"]),
         colluders=adversary if hasattr(adversary, "rewrite") else None,
+        server=config.build(cfg.get("server"), "server"),
     )

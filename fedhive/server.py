@@ -290,7 +290,9 @@ class Session:
     def _summary(self) -> dict[str, Any]:
         accounts: list[dict[str, float]] = []
         rates: list[float] = []
+        serving: tuple[float | None, float | None] = None, None
         if isinstance(self.grid, World):
+            serving = self.grid.ledger.serving(self.grid.clock.now)
             accounts = self.grid.ledger.accounts(self.grid.clock.now)
             rates = [device.rate for device in self.grid.devices]
         took_part = self.progress.participation
@@ -306,7 +308,7 @@ class Session:
             "nodes": self.cfg["nodes"],
             **summarise(
                 self.progress.rounds, self.progress.leftovers, participation, accounts, rates,
-                self.cfg.get("target_accuracy"), self.reference,
+                self.cfg.get("target_accuracy"), self.reference, serving,
             ),
             **({} if self._scorer is None else self._scorer.summary()),
             "model_sha256": sha256(self.params),

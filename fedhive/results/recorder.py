@@ -81,6 +81,7 @@ def summarise(
     rates: Sequence[float],
     target: float | None,
     reference: Reference | None = None,
+    serving: tuple[float | None, float | None] = (None, None),
 ) -> dict[str, Any]:
     """The figures of ``summary.json`` that follow from the records.
 
@@ -92,6 +93,7 @@ def summarise(
         rates: training speed of each machine, samples/s; empty if unknown.
         target: accuracy whose first reaching is reported.
         reference: what an ideal machine needs; None if unknown.
+        serving: joules and grams of the server; None if unknown.
     """
     tail = round_record(0, 0.0, 0.0, 0, leftovers, None, None)
     measured = [row for row in rounds if row["accuracy"] is not None]
@@ -113,6 +115,10 @@ def summarise(
         "time_virtual_s": rounds[-1]["time_s"] if rounds else 0.0,
         "time_wall_s": sum(row["wall_s"] for row in rounds),
         **sums,
+        "energy_waiting_j": total(accounts, "waiting_j") if accounts else None,
+        "carbon_waiting_g": total(accounts, "waiting_g") if accounts else None,
+        "energy_server_j": serving[0],
+        "carbon_server_g": serving[1],
         "eta_system": system,
         "eta_statistical": statistical,
         "eta": None if system is None or statistical is None else system * statistical,

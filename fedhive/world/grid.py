@@ -46,6 +46,7 @@ from fedhive.world.instructions import (
 )
 from fedhive.world.ledger import Event, Ledger
 from fedhive.world.past import Foresight, WorldPast
+from fedhive.world.server import Server
 from fedhive.world.task import Plan, Task, Timeline, schedule
 from fedhive.world.withdrawal import Drop, Withdrawal
 
@@ -85,6 +86,7 @@ class World(Grid):
         withdrawal: what becomes of the work of a machine that leaves; by default it is lost.
         history_s: how long the machines had been watched before the run began, seconds.
         colluders: see and rewrite the replies that are computed together; None for nobody.
+        server: what the server draws; None leaves it unknown.
     """
 
     def __init__(
@@ -99,11 +101,12 @@ class World(Grid):
         withdrawal: Withdrawal | None = None,
         history_s: float = 0.0,
         colluders: Colluders | None = None,
+        server: Server | None = None,
     ) -> None:
         assume_identity(RUN_ID)
         self.devices, self.availability, self.engine = list(devices), availability, engine
         self.clock = VirtualClock(self._next_event)
-        self.ledger = Ledger(devices, availability, carbon)
+        self.ledger = Ledger(devices, availability, carbon, server)
         self.detection_s, self.withdrawal = detection_s, withdrawal or Drop()
         ids = [FIRST_NODE_ID + i for i in range(len(self.devices))]
         self.profiles = dict(zip(ids, self.devices, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from fedhive.flower import payload_bytes
 from fedhive.world.carbon import StaticByZone
+from fedhive.world.carbon_series import Hourly
 from fedhive.world.grid import World
+from fedhive.world.server import Server
 from fedhive.world.task import STATUSES, Plan
 from tests.fedhive.world.worlds import FakeEngine, Written, device, fixed, instruction, world
 
@@ -46,7 +49,9 @@ def test_an_accepted_task():
     assert account == {
         "node": 0, "on_s": 50.0, "useful_s": pytest.approx(5.0), "lost_s": 0.0,
         "communicating_s": pytest.approx(DOWN_S + 3.0),
-        "waiting_s": pytest.approx(42.0 - DOWN_S),
+        "useful_j": event["energy_j"], "wasted_j": 0.0, "useful_g": event["carbon_g"],
+        "wasted_g": 0.0, "waiting_s": pytest.approx(42.0 - DOWN_S), "waiting_j": 0.0,
+        "waiting_g": 0.0,
     }  # fmt: skip
 
 
@@ -93,6 +98,89 @@ def test_a_task_still_queueing_at_the_end():
     assert first["energy_j"] > 0.0
 
 
+def test_waiting_by_hand():
+    """One hour at 100 g/kWh, then one at 400: it waits in both, but for 8 s and the download."""
+    signal = Hourly([[100.0], [400.0]], ["DE-LU"])
+    grid = World([device(wait_w=5.0)], Written(), signal, FakeEngine(), {}, planner=fixed())
+    grid.clock.sleep_until(3596.0 - DOWN_S)
+    [message_id] = grid.push_messages([instruction(0)])
+    grid.settle(message_id, "accepted")
+    grid.clock.sleep_until(7200.0)
+    grid.finish()
+    [account] = grid.ledger.accounts(7200.0)
+    assert account["waiting_j"] == pytest.approx(5.0 * (7192.0 - DOWN_S))
+    # 4 s of computing lie in the first hour, 1 s and the upload in the second.
+    clean, dirty = 3600.0 - DOWN_S - 4.0, 3600.0 - 4.0
+    assert account["waiting_g"] == pytest.approx(5.0 / 3.6e6 * (100 * clean + 400 * dirty))
+
+
+def test_a_machine_that_is_off_does_not_wait():
+    grid = world(1, devices=[device(wait_w=5.0)], on={0: [(10.0, 30.0)]})
+    grid.clock.sleep_until(100.0)
+    [account] = grid.ledger.accounts(100.0)
+    assert account["waiting_j"] == pytest.approx(5.0 * 20.0)
+    assert account["waiting_g"] == pytest.approx(5.0 * 20.0 / 3.6e6 * 360.0)
+
+
+def test_the_server_by_hand():
+    server = Server(active_w=100.0, bytes_per_s=1000.0, dedicated_w=10.0, pue=1.5)
+    machines = [device(), device(zone="BR-SP")]
+    signal = StaticByZone({"DE-LU": 400.0, "BR-SP": 200.0})
+    grid = World(machines, Written(), signal, FakeEngine(), {}, planner=fixed(), server=server)
+    [message_id] = grid.push_messages([instruction(0)])
+    grid.settle(message_id, "accepted")
+    grid.clock.sleep_until(1000.0)
+    [event] = grid.finish()
+    joules, emitted = grid.ledger.serving(1000.0)
+    assert joules == pytest.approx(1.5 * (100.0 * (DOWN_BYTES + 3000) / 1000.0 + 10.0 * 1000.0))
+    assert emitted == pytest.approx(joules / 3.6e6 * 300.0)  # the machines' zones' mean
+    assert event["energy_j"] == pytest.approx(10.0 * 5.0 + 2.0 * (DOWN_S + 3.0))  # not in it
+
+
+def test_a_server_in_a_zone_of_its_own_and_none_at_all():
+    signal = StaticByZone({"DE-LU": 400.0, "BR-SP": 200.0})
+    server = Server(dedicated_w=1000.0, pue=1.0, zone="BR-SP")
+    grid = World([device()], Written(), signal, FakeEngine(), {}, server=server)
+    assert grid.ledger.serving(3600.0) == (3.6e6, pytest.approx(200.0))
+    assert world(1).ledger.serving(3600.0) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pue": 0.9}, {"active_w": -1.0}, {"dedicated_w": math.inf}, {"bytes_per_s": 0.0},
+        {"pue": math.nan},
+    ],
+)  # fmt: skip
+def test_a_server_that_cannot_be(wrong: dict):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Server(**wrong)
+
+
+def test_accounts_survive_a_checkpoint():
+    def play(until_s: float, grid: World) -> World:
+        for node in range(2):
+            [message_id] = grid.push_messages([instruction(node)])
+            grid.settle(message_id, ("accepted", "late")[node])
+        grid.clock.sleep_until(until_s)
+        grid.collect_events()
+        return grid
+
+    def fresh() -> World:
+        machines = [device(name=f"m{i}", wait_w=1.0) for i in range(2)]
+        signal = StaticByZone({"DE-LU": 360.0})
+        return World(
+            machines, Written(), signal, FakeEngine(), {}, planner=fixed(), server=Server()
+        )
+
+    whole, half = play(200.0, play(100.0, fresh())), play(100.0, fresh())
+    resumed = fresh()
+    resumed.restore(json.loads(json.dumps(half.state()[0])), half.state()[1])
+    play(200.0, resumed)
+    assert resumed.ledger.accounts(200.0) == whole.ledger.accounts(200.0)
+    assert resumed.ledger.serving(200.0) == whole.ledger.serving(200.0)
+
+
 @pytest.mark.parametrize("verdict", [v for v in STATUSES if v != "accepted"])
 def test_everything_dropped_is_all_wasted(verdict: str):
     grid = world(2)
@@ -103,8 +191,11 @@ def test_everything_dropped_is_all_wasted(verdict: str):
     events = grid.collect_events()
     assert [event["status"] for event in events] == [verdict] * 2
     for account in grid.ledger.accounts(60.0):
-        assert account["useful_s"] == 0.0
+        assert account["useful_s"] == account["useful_j"] == account["useful_g"] == 0.0
         assert account["lost_s"] == pytest.approx(5.0)
+    wasted = sum(account["wasted_j"] for account in grid.ledger.accounts(60.0))
+    assert wasted == pytest.approx(sum(event["energy_j"] for event in events), rel=1e-12)
+    assert wasted == pytest.approx(2 * (10.0 * 5.0 + 2.0 * (DOWN_S + 3.0)))
 
 
 def test_evaluation_is_work_but_trains_on_nothing():
@@ -202,6 +293,9 @@ def test_seconds_are_conserved(spans: list, script: list):
             assert any(on <= a and b <= off for on, off in spans[node])
         busy = sum(b - a for a, b in work)
         assert account["waiting_s"] == pytest.approx(account["on_s"] - busy, abs=1e-6)
+        booked = account["useful_j"] + account["wasted_j"]
+        own_j = [e["energy_j"] for e in events if e["node"] == node]
+        assert math.fsum(own_j) == pytest.approx(booked, rel=1e-9, abs=0.0)
         joules = (
             10.0 * (account["useful_s"] + account["lost_s"]) + 2.0 * account["communicating_s"]
         )
