@@ -5,6 +5,7 @@ Exit status: 0 done; 2 the user's mistake (one line, no traceback); 1 anything e
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -104,6 +105,7 @@ def _explained(error: BaseException) -> str | None:
 def _run(argv: list[str]) -> None:
     from fedhive import config, guard
 
+    gc.disable()  # importing makes hundreds of thousands of objects and hardly any garbage
     guard.check()  # before Hydra looks for `conf`
     import hydra
 
@@ -158,9 +160,17 @@ def _experiment(composed: Any) -> float | None:
 
     from fedhive.launch import launch
 
+    _collect_again()
     summary = _reported(lambda: launch(cfg, directory, group=group), directory)
     accuracy = summary.get("accuracy")
     return float(accuracy) if accuracy is not None else None
+
+
+def _collect_again() -> None:
+    """Collect garbage again, but never look through what was imported."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _reported(action: Callable[[], dict[str, Any]], directory: Path) -> dict[str, Any]:
@@ -186,8 +196,10 @@ def _reported(action: Callable[[], dict[str, Any]], directory: Path) -> dict[str
 def _resume(argv: list[str]) -> None:
     if len(argv) != 1 or argv[0].startswith("-"):
         raise UserError("usage: fedhive resume RUN_DIR")
+    gc.disable()
     from fedhive.launch import resume
 
+    _collect_again()
     directory = Path(argv[0])
     _reported(lambda: resume(directory), directory)
 

@@ -24,9 +24,10 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedhive.engines.base import Job
-from fedhive.engines.cores import OneThread, usable_cores
+from fedhive.engines.cores import usable_cores
 from fedhive.engines.execute import load_app
 from fedhive.engines.letters import Desk, Reader
+from fedhive.engines.threads import OneThread
 from fedhive.engines.wire import Channel, Memory
 from fedhive.engines.worker import RunConfig, serve, warm_up
 from fedhive.errors import UserError

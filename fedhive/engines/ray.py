@@ -17,8 +17,8 @@ from typing import Any
 from flwr.app import Context, Message
 
 from fedhive.engines.base import Job
-from fedhive.engines.cores import OneThread
 from fedhive.engines.execute import load_app, run_one
+from fedhive.engines.threads import OneThread
 from fedhive.errors import UserError
 from fedhive.flower import (
     CLIENT_CRASHED,

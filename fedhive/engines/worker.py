@@ -13,9 +13,9 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedhive import guard
-from fedhive.engines.cores import OneThread
 from fedhive.engines.execute import load_app, run_jobs
 from fedhive.engines.letters import Batch, Mailbox, Opened
+from fedhive.engines.threads import OneThread
 from fedhive.engines.wire import Channel, Memory
 from fedhive.errors import UserError
 from fedhive.flower import CLIENT_RAISED, error_reply, quiet_logs

@@ -22,6 +22,7 @@ from fedhive.flower import (
     NODE_UNAVAILABLE,
     DeferredReply,
     NodeInfo,
+    QuickRecords,
     Run,
     assume_identity,
     error_reply,
@@ -30,6 +31,7 @@ from fedhive.flower import (
     make_run,
     node_info,
     payload_bytes,
+    quick_records,
     set_message_id,
 )
 from fedhive.world.availability import Availability, on_mask
@@ -287,16 +289,16 @@ class World(Grid):
 
     def _admit(self, messages: list[Message]) -> list[Task]:
         """Tasks with private contents and ids; each distinct payload is measured only once."""
-        seen: dict[int, tuple[RecordDict, int]] = {}
+        seen: dict[int, tuple[QuickRecords, int]] = {}
         arrays: dict[int, ArrayRecord] = {}
         tasks = []
         for message in messages:
             node = self.index_of(message.metadata.dst_node_id)
             if not 0 <= node < len(self.devices):
                 raise ValueError(f"no machine has node id {message.metadata.dst_node_id}")
-            original = message.content
+            original: RecordDict = message.content
             if id(original) not in seen:
-                shared = RecordDict()
+                shared = QuickRecords()
                 for key, record in original.items():
                     if isinstance(record, ArrayRecord):
                         record = arrays.setdefault(id(record), in_memory(record))
@@ -375,7 +377,10 @@ class World(Grid):
             replies = self._colluders.rewrite(messages, replies, nodes, self.contexts)
         for task, reply in zip(tasks, replies, strict=True):
             task.reply = reply
-            task.reply_bytes = payload_bytes(reply.content) if reply.has_content() else 0
+            task.reply_bytes = 0
+            if reply.has_content():
+                reply.content = quick_records(reply.content)
+                task.reply_bytes = payload_bytes(reply.content)
             self._uncomputed.pop(task.id, None)
 
     def _book(self, tasks: Sequence[Task]) -> None:

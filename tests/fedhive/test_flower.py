@@ -417,6 +417,33 @@ def test_records_of_one_kind():
     assert flower.records_of(content, MetricRecord) == {"m": content["m"]}
 
 
+def mixed() -> RecordDict:
+    return RecordDict({
+        "arrays": from_flat(flat(), LAYOUT), "a": MetricRecord({"n": 1}),
+        "config": ConfigRecord({"k": 2}), "b": MetricRecord({"n": 3}),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["array_records", "metric_records", "config_records"])
+def test_quick_records_have_the_parts_that_flower_finds(part):
+    content = mixed()
+    mine, theirs = getattr(flower.quick_records(content), part), getattr(content, part)
+    assert type(mine) is type(theirs)
+    assert list(mine.items()) == list(theirs.items())
+
+
+def test_quick_records_are_the_same_content_and_their_parts_write_through():
+    content = mixed()
+    quick = flower.quick_records(content)
+    quick.metric_records["c"] = MetricRecord({"n": 5})
+    del quick.metric_records["a"]
+    assert list(content) == list(quick) == ["arrays", "config", "b", "c"]
+    with pytest.raises(TypeError):
+        quick.metric_records["d"] = ConfigRecord()
+    assert isinstance(quick.copy(), flower.QuickRecords)
+    assert RecordDict.inflate(quick.deflate(), quick.children) == content
+
+
 def test_strategies_sleep_where_we_think():
     from flwr.serverapp.strategy import strategy_utils
 
