@@ -219,4 +219,4 @@ class HiveClientApp(ClientApp):
             bench = workbench(text)
             for client in range(bench.nodes):
                 bench.samples(client)
-            _ = bench.initial
+            _ = bench.layout

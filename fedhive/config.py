@@ -41,6 +41,8 @@ class Config:
             seconds; null for no limit.
         lr_schedule: what the clients' learning rate follows: ``constant``, or ``cosine`` from its
             full value to 0 over the rounds, or over ``time_limit_s`` if that is set.
+        init_from: run directory, or its ``model.npz``, whose final model this run starts from;
+            null for the model's own initial weights.
         reference: run directory of one ideal machine (``nodes=1``, same model and data) that
             eta's statistical factor compares with; null leaves it unknown.
         eval_every: evaluate on the test set every so many rounds (and after the last).
@@ -86,6 +88,7 @@ class Config:
     reference: str | None = None
     eval_every: int = 1
     target_accuracy: float | None = None
+    init_from: str | None = None
     stop_at_target: bool = False
     checkpoint_every: int = 1
     round_timeout_s: float = 3600.0

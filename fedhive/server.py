@@ -21,6 +21,7 @@ from rich.console import Console
 from fedhive import config
 from fedhive.errors import UserError
 from fedhive.flower import flatten_record, from_flat
+from fedhive.learning import weights
 from fedhive.learning.workbench import Workbench, sha256, workbench
 from fedhive.method import build_strategy, check_method
 from fedhive.provenance import git_commit, versions
@@ -146,6 +147,7 @@ class Session:
             self.progress.count(self.progress.leftovers)
         finally:
             summary = self._summary()
+            self.run_dir.write_bytes(weights.NAME, weights.pack(self.params, self.bench.layout))
             self.run_dir.write_json("summary.json", summary)
             if self._scorer is not None:
                 self.run_dir.write_json("forecast.json", self._scorer.report())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedhive import config, seeding
 from fedhive.errors import UserError
-from fedhive.learning import models
+from fedhive.learning import models, weights
 from fedhive.learning.data import Dataset
 from fedhive.learning.partition import split
 from fedhive.learning.pooling import optimise
@@ -155,8 +155,11 @@ class Workbench:
 
     @cached_property
     def initial(self) -> Tensor:
-        """The initial weights, float32 [P]."""
-        return models.flatten(self.model)
+        """The initial weights, float32 [P]: the model's own, or those of ``init_from``."""
+        source = self.cfg.get("init_from")
+        if source is None:
+            return models.flatten(self.model)
+        return torch.from_numpy(weights.load(source, self.layout))
 
     @cached_property
     def _test(self) -> tuple[nn.Module, Tensor, Tensor]:
