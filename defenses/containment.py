@@ -4,14 +4,17 @@ Always on, before any rule. A reply is accepted only if it carries exactly the r
 asked for, with the model's names, shapes and dtype, finite numbers, and a plausible number of
 examples. It never raises out of a strategy; the reason of a refusal goes into the run's events.
 
+The numbers of examples of a cohort are bounded besides: one client that claims a million would
+else own an average that is weighted by them.
+
 What it does not do: a well-formed lie passes. That is what robust aggregation is for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -21,6 +24,7 @@ from fedhive.flower import Layout, Malformed, flatten_record
 
 METRICS = {"num-examples", "train-loss", "train-loss-rms", "steps", "samples"}
 MOST = 1e12  # more steps or samples than this are nonsense
+SMALL = 20  # a cohort with fewer replies does not say by itself how many examples are usual
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,31 @@ class Containment:
         max_examples: more training examples than this are refused as implausible.
         max_norm: largest Euclidean norm of the change to the model; null for no bound.
         metrics: names of further metrics that clients may report.
+        examples_quantile: in (0, 1]: the usual number of examples is this quantile of what the
+            cohort's clients report; if they are fewer than 20, also of what others reported last.
+        examples_factor: numbers above so many times the usual one are cut to that; null for never.
+        max_strikes: an identity that has sent so many refused replies is expelled: not asked any
+            more, and not listened to; null for never.
     """
 
     max_examples: int = 1_000_000
     max_norm: float | None = None
     metrics: tuple[str, ...] = ()
+    examples_quantile: float = 0.5
+    examples_factor: float | None = 10.0
+    max_strikes: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_examples < 1:
             raise ValueError(f"max_examples must be at least 1, got {self.max_examples}")
         if self.max_norm is not None and not self.max_norm > 0.0:
             raise ValueError(f"max_norm must be above 0 (or null), got {self.max_norm}")
+        if not 0.0 < self.examples_quantile <= 1.0:
+            raise ValueError(f"examples_quantile must be in (0, 1], got {self.examples_quantile}")
+        if self.examples_factor is not None and not self.examples_factor >= 1.0:
+            raise ValueError(f"examples_factor must be at least 1, got {self.examples_factor}")
+        if self.max_strikes is not None and self.max_strikes < 1:
+            raise ValueError(f"max_strikes must be at least 1, got {self.max_strikes}")
 
     def open(
         self,
@@ -109,6 +127,28 @@ class Containment:
             loss_rms=_finite(metrics.get("train-loss-rms")),
             steps=_count(metrics.get("steps")), samples=_count(metrics.get("samples")),
         )  # fmt: skip
+
+    def bounded(
+        self, updates: Mapping[int, Update], known: Mapping[int, int | None]
+    ) -> dict[int, Update]:
+        """The updates of a cohort, their numbers of examples cut to what is usual.
+
+        Args:
+            updates: by node.
+            known: how many examples each node reported last, before this cohort; None for never.
+        """
+        if self.examples_factor is None or not updates:
+            return dict(updates)
+        counts: dict[int, int] = {}
+        if len(updates) < SMALL:
+            counts = {node: count for node, count in known.items() if count is not None}
+        counts |= {node: update.examples for node, update in updates.items()}
+        usual = np.quantile(list(counts.values()), self.examples_quantile, method="lower")
+        most = max(1, math.floor(self.examples_factor * usual))
+        return {
+            node: replace(update, examples=most) if update.examples > most else update
+            for node, update in updates.items()
+        }
 
     def screen(self, replies: Sequence[Message], layout: Layout) -> list[tuple[Message, str]]:
         """(reply, reason) of every reply with content that must not be combined."""

@@ -34,6 +34,10 @@ class Identity:
     device: str | None = None
     first_round: int = 1
 
+    def name(self, node: int) -> str:
+        """What its past is kept under: its key, or the node's id where there is none."""
+        return f"node {node}" if self.key is None else f"key {self.key}"
+
     def path(self) -> tuple[str, ...]:
         """Branches for `defenses.sybil.tree_shares`: address prefixes, then owner, then key.
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from fedhive import config
 
-HIVE_PARTS = ("selection", "trigger", "combine", "server_opt", "forecast", "placement")
+HIVE_PARTS = (
+    "selection", "trigger", "combine", "server_opt", "forecast", "placement", "identities",
+)  # fmt: skip
 """Groups that only strategies made of parts use."""
 
 

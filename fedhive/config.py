@@ -69,6 +69,7 @@ class Config:
     server: Any = None
     attack: Any = None
     containment: Any = None
+    identities: Any = None
     engine: Any = None
     strategy: Any = None
     selection: Any = None

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from defenses.identities import Identity
 from fedhive.errors import UserError
 
 Vector = NDArray[np.float32]
@@ -43,6 +44,7 @@ class Cohort:
         known: ids of all nodes that the hive has had so far, ascending.
         samples: samples that each client trained on for this reply, counted with repetition;
             empty or None where unknown.
+        identities: who stands behind each client, as far as is known; empty for nothing.
     """
 
     nodes: Sequence[int]
@@ -59,6 +61,7 @@ class Cohort:
     round: int = 1
     known: Sequence[int] = ()
     samples: Sequence[int | None] = ()
+    identities: Sequence[Identity] = ()
 
 
 class Combine(Protocol):

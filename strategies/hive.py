@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
 from defenses.containment import Containment
+from defenses.enrolment import Enrolment, Register
 from fedhive.flower import (
     Layout,
     failed_early,
@@ -56,6 +57,7 @@ class Hive(Strategy):
         containment: what a reply must be to be looked at.
         forecast: what may be expected of machines that come and go; None for no forecasts.
         screen_forecasts: do without a forecaster while its recent skill is negative.
+        identities: who stands behind a node; None for what the grid tells.
         placement: which training data the machines are given; None for their own.
         max_staleness: rounds after which a reply is too old, where the trigger keeps late ones;
             null for never.
@@ -73,6 +75,7 @@ class Hive(Strategy):
         containment: Containment | None = None,
         forecast: Forecaster | None = None,
         screen_forecasts: bool = False,
+        identities: Enrolment | None = None,
         placement: Placement | None = None,
         max_staleness: int | None = None,
         seed: int = 0,
@@ -92,9 +95,12 @@ class Hive(Strategy):
         self.seed, self.idle_s = seed, idle_s
         self.watch = Watch(forecast, seed, self.trigger.limit_s, screen_forecasts)
         self.inbox = Inbox()
+        limit = getattr(self.containment, "max_strikes", None)
+        self.register = Register(identities, limit)
         self.reader = Reader(
-            self.containment, self.combine.expects, self.inbox, self.watch, max_staleness
-        )
+            self.containment, self.combine.expects, self.inbox, self.watch, self.register,
+            max_staleness,
+        )  # fmt: skip
         self._vectors: dict[str, dict[str, Vector]] | None = None
         self._choices: dict[int, Choice] = {}
         self._sent: tuple[Vector, Layout] | None = None
@@ -131,6 +137,7 @@ class Hive(Strategy):
         """Send instructions to whom the selection picks; their message ids."""
         view = self._view(server_round, grid, arrays, also_busy, wave)
         messages = self._instructions(view, arrays, config)
+        self.register.meet(list(self._choices), grid)
         ids = list(grid.push_messages(messages)) if messages else []
         assert self._sent is not None
         for message_id, message in zip(ids, messages, strict=True):
@@ -269,6 +276,7 @@ class Hive(Strategy):
             "owing": owing,
             "watch": self.watch.state(),
             "started": self._vectors is not None,
+            "register": self.register.state(),
             "parts": {name: part.state() for name, part in self._remembering()},
         }
         return plain, vectors
@@ -276,6 +284,8 @@ class Hive(Strategy):
     def restore(self, plain: Mapping[str, Any], vectors: Mapping[str, Vector]) -> None:
         """Take up a state given by `state`."""
         self.watch.restore(plain["watch"])
+        if "register" in plain:  # absent from checkpoints of earlier versions
+            self.register.restore(plain["register"])
         for name, part in self._remembering():
             part.restore(plain["parts"][name])
         parts: dict[str, dict[str, Vector]] = {"combine": {}, "server_opt": {}, "inbox": {}}
@@ -290,7 +300,7 @@ class Hive(Strategy):
         """The parts with a memory of their own."""
         parts = {
             "selection": self.selection, "trigger": self.trigger, "placement": self.placement,
-            "local_work": self.local_work,
+            "local_work": self.local_work, "combine": self.combine,
         }  # fmt: skip
         return [(name, part) for name, part in parts.items() if hasattr(part, "restore")]
 
@@ -300,7 +310,7 @@ class Hive(Strategy):
         self, server_round: int, grid: Grid, arrays: ArrayRecord | None,
         also_busy: Iterable[int] = (), wave: int = 0,
     ) -> View:  # fmt: skip
-        busy = self.inbox.busy().union(also_busy)
+        busy = self.inbox.busy().union(also_busy, self.register.outcasts(server_round))
         view = self.watch.view(server_round, grid, busy, wave, arrays)
         ask = getattr(self.selection, "probe", None)
         if ask is None or arrays is None or wave:
@@ -389,7 +399,9 @@ class Hive(Strategy):
         assert self._sent is not None
         current, layout = self._sent
         memory = self._memory(current)
-        cohort = cohort_of(usable, current, server_round, self.combine.expects, self.watch.known)
+        cohort = cohort_of(
+            usable, current, server_round, self.combine.expects, self.watch.known, self.register
+        )
         target, combine_state = self.combine.combine(cohort, memory["combine"])
         model, opt_state = self.server_opt.step(
             current, target, memory["server_opt"], server_round

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import Message, MetricRecord
@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from defenses.containment import Containment, Update
+from defenses.enrolment import Register
 from fedhive.flower import Layout, Malformed
 from strategies import verdicts
 from strategies.combine import Cohort
@@ -52,6 +53,7 @@ class Reader:
         expects: names of the vectors that must come beside the model.
         inbox: what is owed.
         watch: where what nodes have shown is remembered.
+        register: where strikes are noted.
         max_staleness: rounds after which a reply is too old; None for never.
     """
 
@@ -59,6 +61,7 @@ class Reader:
     expects: Sequence[str]
     inbox: Inbox
     watch: Watch
+    register: Register
     max_staleness: int | None = None
 
     def read(
@@ -81,6 +84,7 @@ class Reader:
             now_s: the time, if known.
         """
         usable: dict[int, Reply] = {}
+        keys: dict[int, str] = {}
         for message in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
             reply = self._open(message, server_round, sent, stranger, grid)
             if reply is None:
@@ -89,11 +93,25 @@ class Reader:
             if reply.node in usable:
                 verdicts.settle(grid, key, "rejected", "a second reply in one round")
                 continue
-            verdicts.settle(grid, key, "accepted")
-            usable[reply.node] = reply
+            usable[reply.node], keys[reply.node] = reply, key
+        for node, reply in self._bounded(usable).items():
+            claimed, counted = usable[node].update.examples, reply.update.examples
+            cut = "" if claimed == counted else f"{claimed} examples counted as {counted}"
+            verdicts.settle(grid, keys[node], "accepted", cut)
+            usable[node] = reply
             duration = None if now_s is None else now_s - reply.asked.sent_s
-            self.watch.remember(reply.node, reply.update, server_round, duration)
+            self.watch.remember(node, reply.update, server_round, duration)
+            self.register.accepted(node, server_round)
         return list(usable.values())
+
+    def _bounded(self, usable: dict[int, Reply]) -> dict[int, Reply]:
+        """The replies, with numbers of examples that the containment believes."""
+        bound = getattr(self.containment, "bounded", None)
+        if bound is None:  # somebody's own containment, which leaves the numbers as they are
+            return dict(usable)
+        known = {node: past.examples for node, past in self.watch.history.items()}
+        updates = bound({node: reply.update for node, reply in usable.items()}, known)
+        return {node: replace(reply, update=updates[node]) for node, reply in usable.items()}
 
     def give_up(self, message: Message, grid: Grid | None) -> None:
         """Note that a node failed or withdrew."""
@@ -121,10 +139,14 @@ class Reader:
             verdicts.settle(grid, key, "late", f"{staleness} rounds old")
             self.watch.of(asked.node).late += 1
             return None
+        if self.register.expelled(asked.node, asked.round):
+            verdicts.settle(grid, key, "rejected", "expelled after its earlier replies")
+            return None
         try:
             update = self.containment.open(message.content, layout, self.expects, base)
         except Malformed as error:
             verdicts.settle(grid, key, "rejected", str(error))
+            self.register.strike(asked.node, asked.round, str(error))
             return None
         return Reply(asked, base, update, staleness)
 
@@ -135,6 +157,7 @@ def cohort_of(
     server_round: int,
     expects: Sequence[str],
     known: Sequence[int],
+    register: Register,
 ) -> Cohort:
     """What a combination rule is given."""
     found = [reply.update for reply in replies]
@@ -153,6 +176,7 @@ def cohort_of(
         round=server_round,
         known=known,
         samples=[update.samples for update in found],
+        identities=[register.identity(reply.node, reply.asked.round) for reply in replies],
     )
 
 

@@ -21,7 +21,7 @@ from flwr.app import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from defenses.containment import Containment
+from defenses.containment import Containment, Update
 from fedhive import rounds
 from fedhive.flower import Malformed, from_flat
 from strategies import Hive
@@ -325,3 +325,59 @@ def test_nobody_behaves(name: str):
         screen=Containment(),
     )  # fmt: skip
     assert new["w"].numpy().tolist() == [0.0] * 8
+
+
+# ---- numbers of examples -----------------------------------------------------------------------
+
+
+def claims(*examples: int) -> dict[int, Update]:
+    return {i: Update(np.zeros(1, np.float32), n, None, {}) for i, n in enumerate(examples)}
+
+
+def counted(containment: Containment, *examples: int, known=None) -> list[int]:
+    found = containment.bounded(claims(*examples), known or {})
+    return [found[i].examples for i in range(len(examples))]
+
+
+def test_examples_are_cut_to_ten_times_the_median():
+    assert counted(Containment(), 10, 20, 30, 999) == [10, 20, 30, 200]
+    assert counted(Containment(), 10, 20, 30, 200) == [10, 20, 30, 200]
+
+
+def test_another_quantile_and_factor():
+    strict = Containment(examples_quantile=0.75, examples_factor=1.0)
+    assert counted(strict, 10, 20, 30, 999) == [10, 20, 30, 30]
+    assert counted(Containment(examples_factor=None), 1, 1, 10**6) == [1, 1, 10**6]
+
+
+def test_a_small_cohort_asks_what_others_reported():
+    known = {5: 10, 6: 10, 7: 10, 8: None, 0: 10**6}
+    assert counted(Containment(), 10**6, known=known) == [100]
+    assert counted(Containment(), 10**6) == [10**6]  # alone, nothing says that it is much
+    assert counted(Containment(), *[50] * 20, 600, known=known) == [50] * 20 + [500]
+
+
+def test_what_is_not_cut_is_left_as_it_is():
+    found = claims(10, 20, 30)
+    assert Containment().bounded(found, {}) == found
+    assert Containment().bounded({}, {5: 10}) == {}
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=60), st.integers(1, 10**6))
+def test_less_than_half_the_clients_move_no_bound_above_an_honest_one(honest, claim):
+    liars = (len(honest) - 1) // 2
+    found = counted(Containment(), *honest, *[claim] * liars)
+    assert max(found) <= 10 * max(honest)
+    assert all(0 < after <= before for after, before in zip(found, honest, strict=False))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"examples_quantile": 0.0}, {"examples_quantile": 1.1}, {"examples_factor": 0.5},
+        {"max_strikes": 0},
+    ],
+)  # fmt: skip
+def test_impossible_bounds_are_refused(bad):
+    with pytest.raises(ValueError, match="must be"):
+        Containment(**bad)

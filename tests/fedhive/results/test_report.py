@@ -65,7 +65,8 @@ def run(tmp_path: Path) -> RunDir:
 def test_everything_is_there(run: RunDir) -> None:
     found = built(run)
     assert found.sections() == [
-        "learning", "timeline", "cost", "participation", "data", "machines", "reproduce", "words",
+        "learning", "timeline", "cost", "participation", "refusals", "data", "machines",
+        "reproduce", "words",
     ]  # fmt: skip
     for words in (
         "30 machines together trained one model that gets 96.8 % of the test examples right",
@@ -100,7 +101,7 @@ def test_it_is_quick_and_the_same_every_time(run: RunDir) -> None:
 @pytest.mark.parametrize(
     ("gone", "sections"),
     [
-        ("events.jsonl.gz", {"timeline"}),
+        ("events.jsonl.gz", {"timeline", "refusals"}),
         ("machines.json", {"machines"}),
         ("split.json", {"data"}),
         ("config.json", set()),
