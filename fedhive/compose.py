@@ -11,6 +11,7 @@ from fedhive import config
 
 HIVE_PARTS = (
     "selection", "trigger", "combine", "server_opt", "forecast", "placement", "identities",
+    "schedule", "carbon_forecast",
 )  # fmt: skip
 """Groups that only strategies made of parts use."""
 

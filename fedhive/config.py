@@ -66,12 +66,14 @@ class Config:
     withdrawal: Any = None
     forecast: Any = None
     carbon: Any = None
+    carbon_forecast: Any = None
     server: Any = None
     attack: Any = None
     containment: Any = None
     identities: Any = None
     engine: Any = None
     strategy: Any = None
+    schedule: Any = None
     selection: Any = None
     local_work: Any = None
     placement: Any = None
@@ -86,10 +88,10 @@ class Config:
     rounds: int = 20
     time_limit_s: float | None = None
     lr_schedule: str = "constant"
+    init_from: str | None = None
     reference: str | None = None
     eval_every: int = 1
     target_accuracy: float | None = None
-    init_from: str | None = None
     stop_at_target: bool = False
     checkpoint_every: int = 1
     round_timeout_s: float = 3600.0

@@ -9,6 +9,7 @@ can tell useful energy from wasted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from fedhive.flower import (
     in_memory,
     layout_of,
 )
+from fedhive.world.carbon_forecast import CarbonForecaster
 from fedhive.world.clock import Clock, clock_of
 from fedhive.world.forecast import Forecaster
 from strategies import verdicts
@@ -36,6 +38,7 @@ from strategies.local_work import Epochs, LocalWork
 from strategies.placement import Placement
 from strategies.probing import probe as probe_losses
 from strategies.reading import Reader, Reply, cohort_of, mean_loss, round_facts
+from strategies.schedule import Agenda, Now, Schedule
 from strategies.selection import Choice, Selection, Uniform
 from strategies.server_opt import FedAvg, ServerOptimizer
 from strategies.trigger import All, Trigger
@@ -43,6 +46,9 @@ from strategies.view import NodeHistory, View
 from strategies.watch import Watch
 
 Vector = NDArray[np.float32]
+
+LONGEST_WAIT_S = 86_400.0
+"""A schedule that lets nobody work for so long ends the round, so that clocks can be looked at."""
 
 
 class Hive(Strategy):
@@ -59,6 +65,8 @@ class Hive(Strategy):
         screen_forecasts: do without a forecaster while its recent skill is negative.
         identities: who stands behind a node; None for what the grid tells.
         placement: which training data the machines are given; None for their own.
+        schedule: who may work at which time; None for everybody at any.
+        carbon_forecast: what may be expected of carbon intensity; None for no forecasts.
         max_staleness: rounds after which a reply is too old, where the trigger keeps late ones;
             null for never.
         seed: of the selection's random streams.
@@ -80,6 +88,8 @@ class Hive(Strategy):
         max_staleness: int | None = None,
         seed: int = 0,
         idle_s: float = 60.0,
+        schedule: Schedule | None = None,
+        carbon_forecast: CarbonForecaster | None = None,
     ) -> None:
         if not idle_s > 0.0:
             raise ValueError(f"idle_s must be above 0, got {idle_s}")
@@ -93,7 +103,10 @@ class Hive(Strategy):
         self.containment = containment or Containment()
         self.placement = placement
         self.seed, self.idle_s = seed, idle_s
-        self.watch = Watch(forecast, seed, self.trigger.limit_s, screen_forecasts)
+        self.schedule: Schedule = schedule or Now()
+        self._check_schedule(carbon_forecast)
+        limit_s = self.trigger.limit_s
+        self.watch = Watch(forecast, seed, limit_s, screen_forecasts, carbon_forecast)
         self.inbox = Inbox()
         limit = getattr(self.containment, "max_strikes", None)
         self.register = Register(identities, limit)
@@ -103,7 +116,30 @@ class Hive(Strategy):
         )  # fmt: skip
         self._vectors: dict[str, dict[str, Vector]] | None = None
         self._choices: dict[int, Choice] = {}
+        self._agenda = Agenda()
         self._sent: tuple[Vector, Layout] | None = None
+
+    def _check_schedule(self, carbon_forecast: CarbonForecaster | None) -> None:
+        """Refuse a schedule that cannot do its work with the other parts."""
+        name = type(self.schedule).__name__
+        if self.schedule.forecasts and carbon_forecast is None:
+            raise ValueError(
+                f"schedule {name} goes by carbon intensity; add a carbon_forecast, e.g. "
+                "carbon_forecast=seasonal_naive"
+            )
+        if not self.schedule.chooses:
+            return
+        if not (isinstance(self.selection, Uniform) and self.selection.k is None):
+            raise ValueError(
+                f"schedule {name} picks the machines itself, and so does selection "
+                f"{type(self.selection).__name__}; add selection=all"
+            )
+        if getattr(self.trigger, "refills", False):
+            raise ValueError(
+                f"schedule {name} picks the machines of a round at once, trigger "
+                f"{type(self.trigger).__name__} asks more while it is open; use trigger=all or "
+                "deadline"
+            )
 
     @property
     def history(self) -> dict[int, NodeHistory]:
@@ -119,6 +155,7 @@ class Hive(Strategy):
         clock = clock_of(grid)
         if not self._keeps:
             self._forget_leftovers(grid)
+        self._await(server_round, arrays, grid, clock)
         ids = self._ask(server_round, arrays, config, grid)
         if not ids and not (self._keeps and self.inbox.owing):
             clock.sleep_until(clock.now + self.idle_s)
@@ -130,12 +167,34 @@ class Hive(Strategy):
         self._learn(usable, server_round, len(ids), [t - opened for t in arrivals], grid)
         return arrays if new is None else new
 
+    def _await(
+        self, server_round: int, arrays: ArrayRecord, grid: Grid, clock: Clock
+    ) -> None:  # fmt: skip
+        """Let time pass until somebody is there whom the schedule lets work."""
+        if isinstance(self.schedule, Now):
+            return
+        until_s = clock.now + LONGEST_WAIT_S
+        while True:
+            view = self.watch.view(server_round, grid, self.inbox.busy(), 0, arrays)
+            self._agenda = self.schedule.plan(view)
+            wake_s = self._agenda.wake_s
+            if wake_s is None or any(self._agenda.allows(node) for node in view.idle):
+                return
+            if clock.now >= until_s or (self._keeps and self.inbox.owing):
+                return
+            if self._agenda.nodes:  # somebody may work, and may come before the hour is over
+                wake_s = min(wake_s, clock.now + self.idle_s)
+            clock.sleep_until(min(max(wake_s, clock.now + 1.0), until_s))
+
     def _ask(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid,
         also_busy: Iterable[int] = (), wave: int = 0,
     ) -> list[str]:  # fmt: skip
         """Send instructions to whom the selection picks; their message ids."""
         view = self._view(server_round, grid, arrays, also_busy, wave)
+        if wave:
+            self._agenda = self.schedule.plan(view)
+            view = self._allowed(view)
         messages = self._instructions(view, arrays, config)
         self.register.meet(list(self._choices), grid)
         ids = list(grid.push_messages(messages)) if messages else []
@@ -198,6 +257,10 @@ class Hive(Strategy):
         learn = getattr(self.trigger, "learn", None)
         if learn is not None:
             learn(round_facts(usable, server_round, asked, arrivals))
+        learn = getattr(self.schedule, "learn", None)
+        if learn is not None:
+            moved = {reply.node: reply.update.model - reply.base for reply in usable}
+            learn(self._view(server_round, grid, None), moved)
         learn = getattr(self.selection, "learn", None)
         if learn is not None:
             accepted = {reply.node: self.watch.of(reply.node) for reply in usable}
@@ -209,6 +272,8 @@ class Hive(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Instructions for the nodes that the selection picks."""
+        view = self.watch.view(server_round, grid, self.inbox.busy(), 0, arrays)
+        self._agenda = self.schedule.plan(view)
         return self._instructions(self._view(server_round, grid, arrays), arrays, config)
 
     def aggregate_train(
@@ -300,7 +365,7 @@ class Hive(Strategy):
         """The parts with a memory of their own."""
         parts = {
             "selection": self.selection, "trigger": self.trigger, "placement": self.placement,
-            "local_work": self.local_work, "combine": self.combine,
+            "local_work": self.local_work, "schedule": self.schedule, "combine": self.combine,
         }  # fmt: skip
         return [(name, part) for name, part in parts.items() if hasattr(part, "restore")]
 
@@ -311,13 +376,19 @@ class Hive(Strategy):
         also_busy: Iterable[int] = (), wave: int = 0,
     ) -> View:  # fmt: skip
         busy = self.inbox.busy().union(also_busy, self.register.outcasts(server_round))
-        view = self.watch.view(server_round, grid, busy, wave, arrays)
+        view = self._allowed(self.watch.view(server_round, grid, busy, wave, arrays))
         ask = getattr(self.selection, "probe", None)
         if ask is None or arrays is None or wave:
             return view
         samples = getattr(self.selection, "probe_samples", None)
         losses = probe_losses(ask(view), arrays, grid, server_round, samples)
-        return self.watch.view(server_round, grid, busy, wave, arrays, losses)
+        return self._allowed(self.watch.view(server_round, grid, busy, wave, arrays, losses))
+
+    def _allowed(self, view: View) -> View:
+        """The view with only those idle whom the schedule lets work."""
+        if self._agenda.nodes is None:
+            return view
+        return replace(view, idle=tuple(n for n in view.idle if self._agenda.allows(n)))
 
     def _memory(self, current: Vector) -> dict[str, dict[str, Vector]]:
         if self._vectors is None:
@@ -355,7 +426,8 @@ class Hive(Strategy):
         config: Mapping[str, Any],
         extra: Mapping[str, ArrayRecord],
     ) -> Message:
-        settings = {**config, **self.local_work.settings(view, node), "server-round": view.round}
+        work = self._agenda.settings.get(node) or self.local_work.settings(view, node)
+        settings = {**config, **work, "server-round": view.round}
         own = self._personal(node)
         if own is not None and self._sent is not None:
             arrays = from_flat(own, self._sent[1], shared=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhive.world.carbon_forecast import CarbonOutlook
 from fedhive.world.devices import Device
 
 
@@ -88,6 +89,7 @@ class View:
         model_bytes: size of the model on the wire.
         target_s: seconds after which the trigger closes the round; None if it sets no limit.
         probed: losses of the current model, as reported by the nodes that were probed.
+        carbon: past and forecast carbon intensity by node; None where there is no signal.
     """
 
     round: int
@@ -101,6 +103,7 @@ class View:
     model_bytes: int = 0
     target_s: float | None = None
     probed: Mapping[int, float] = field(default_factory=dict)
+    carbon: CarbonOutlook | None = None
 
     def past(self, node: int) -> NodeHistory:
         """The node's history, empty if it was never asked."""

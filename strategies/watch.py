@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from defenses.containment import Update
 from fedhive import seeding
 from fedhive.flower import payload_bytes
+from fedhive.world.carbon_forecast import CarbonForecaster, CarbonOutlook, carbon_past
 from fedhive.world.clock import clock_of
 from fedhive.world.forecast import Bound, Forecaster
 from fedhive.world.past import Past
@@ -29,6 +30,7 @@ class Watch:
         seed: of the views' random streams.
         limit_s: gives the trigger's limit; infinite for none.
         screened: leave the forecaster alone while its recent skill is negative.
+        carbon: what may be expected of carbon intensity; None for no forecasts of it.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class Watch:
         seed: int,
         limit_s: Callable[[], float],
         screened: bool = False,
+        carbon: CarbonForecaster | None = None,
     ) -> None:
+        self.carbon_forecaster = carbon
         self.forecaster, self._seed, self._screened = forecaster, seed, screened
         self.scorer: Scorer | None = None
         self._limit_s = limit_s
@@ -100,7 +104,17 @@ class Watch:
             model_bytes=0 if arrays is None else payload_bytes(RecordDict({"arrays": arrays})),
             target_s=limit_s if math.isfinite(limit_s) else None,
             probed=probed or {},
+            carbon=self._carbon(grid),
         )
+
+    def _carbon(self, grid: Grid) -> CarbonOutlook | None:
+        """Intensity as far as it may be known, where machines have said in which zone they are."""
+        signal, profiles = getattr(grid, "carbon", None), getattr(grid, "profiles", {})
+        if self.carbon_forecaster is None or signal is None or not profiles:
+            return None
+        past = carbon_past(self.carbon_forecaster, signal, clock_of(grid).now)
+        zones = {node: device.zone for node, device in profiles.items()}
+        return CarbonOutlook(self.carbon_forecaster, past, zones)
 
     def _outlook(self, grid: Grid, online: Sequence[int]) -> Outlook:
         if self.forecaster is None:

@@ -8,7 +8,7 @@ included, as live services tell it; of later slots it knows nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -83,6 +83,47 @@ class CarbonForecaster(Protocol):
 def carbon_past(forecaster: CarbonForecaster, signal: CarbonSignal, now_s: float) -> CarbonPast:
     """What this forecaster is to be shown at ``now_s``."""
     return (CarbonForesight if forecaster.oracle else CarbonPast)(signal, now_s)
+
+
+class CarbonOutlook:
+    """What a scheduler sees of intensity: of each node's zone, the past and a forecast.
+
+    Args:
+        forecaster: who is asked.
+        past: what it may know.
+        zones: each node's zone.
+    """
+
+    def __init__(
+        self, forecaster: CarbonForecaster, past: CarbonPast, zones: Mapping[int, str]
+    ) -> None:
+        self.zones, self.slot = zones, past.slot
+        self._forecaster, self._past = forecaster, past
+        self._made: dict[tuple[str, int], Floats] = {}
+
+    def start_s(self, ahead: int) -> float:
+        """When the slot ``ahead`` of the present one begins, seconds since the run began."""
+        return HOUR_S * (self.slot + ahead)
+
+    def forecast(self, nodes: Sequence[int], hours: int) -> Floats:
+        """Intensities of the present slot (known) and those after it, gCO2e/kWh, [n, hours]."""
+        table = np.empty((len(nodes), hours))
+        for i, node in enumerate(nodes):
+            table[i] = self._zone(self.zones[node], hours)
+        return table
+
+    def past(self, nodes: Sequence[int], hours: int) -> Floats:
+        """Intensities of the last slots, the present one last, [n, at most ``hours``]."""
+        first = max(self._past.first, self.slot + 1 - hours)
+        rows = [self._past.slots(self.zones[n], first, self.slot + 1 - first) for n in nodes]
+        return np.array(rows).reshape(len(nodes), self.slot + 1 - first)
+
+    def _zone(self, zone: str, hours: int) -> Floats:
+        """A forecast of whole days, made once, cut."""
+        days = -(-hours // DAY)
+        if (zone, days) not in self._made:
+            self._made[zone, days] = self._forecaster.forecast(self._past, zone, DAY * days)
+        return self._made[zone, days][:hours]
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class World(Grid):
     ) -> None:
         assume_identity(RUN_ID)
         self.devices, self.availability, self.engine = list(devices), availability, engine
+        self.carbon = carbon
         self.clock = VirtualClock(self._next_event)
         self.ledger = Ledger(devices, availability, carbon, server)
         self.detection_s, self.withdrawal = detection_s, withdrawal or Drop()
