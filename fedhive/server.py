@@ -25,6 +25,7 @@ from fedhive.learning import weights
 from fedhive.learning.workbench import Workbench, sha256, workbench
 from fedhive.method import build_strategy, check_method
 from fedhive.provenance import git_commit, versions
+from fedhive.results import carbon_record
 from fedhive.results import checkpoint as checkpoints
 from fedhive.results import reference as references
 from fedhive.results.checkpoint import Checkpoint
@@ -146,7 +147,8 @@ class Session:
             self.run_dir.append_events(self.progress.leftovers)
             self.progress.count(self.progress.leftovers)
         finally:
-            summary = self._summary()
+            carbon = self._carbon()
+            summary = self._summary(carbon)
             self.run_dir.write_bytes(weights.NAME, weights.pack(self.params, self.bench.layout))
             self.run_dir.write_json("summary.json", summary)
             if self._scorer is not None:
@@ -154,6 +156,8 @@ class Session:
             if isinstance(self.grid, World):
                 accounts = self.grid.ledger.accounts(self.grid.clock.now)
                 self.run_dir.write_json("accounts.json", accounts)
+                if carbon is not None:
+                    self.run_dir.write_json("carbon.json", carbon, compact=True)
                 spans = presence(self.grid)
                 if spans is not None:
                     self.run_dir.write_json("availability.json", spans, compact=True)
@@ -289,7 +293,16 @@ class Session:
         scorer: Scorer | None = getattr(getattr(self.strategy, "watch", None), "scorer", None)
         return scorer
 
-    def _summary(self) -> dict[str, Any]:
+    def _carbon(self) -> dict[str, Any] | None:
+        """Intensities that the run met and the scores of forecasts, where they change by hours."""
+        if not isinstance(self.grid, World):
+            return None
+        forecaster = getattr(getattr(self.strategy, "watch", None), "carbon_forecaster", None)
+        zones = [device.zone for device in self.grid.devices]
+        signal, now_s = self.grid.carbon, self.grid.clock.now
+        return carbon_record.carbon_record(signal, zones, now_s, forecaster)
+
+    def _summary(self, carbon: Mapping[str, Any] | None) -> dict[str, Any]:
         accounts: list[dict[str, float]] = []
         rates: list[float] = []
         serving: tuple[float | None, float | None] = None, None
@@ -312,6 +325,7 @@ class Session:
                 self.progress.rounds, self.progress.leftovers, participation, accounts, rates,
                 self.cfg.get("target_accuracy"), self.reference, serving,
             ),
+            **{key: (carbon or {}).get(key) for key in carbon_record.SCORES},
             **({} if self._scorer is None else self._scorer.summary()),
             "model_sha256": sha256(self.params),
             "config_sha256": _hash(self.text),

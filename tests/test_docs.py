@@ -337,7 +337,8 @@ def test_every_choice_is_listed_with_what_it_is() -> None:
 def played(tmp_path: Path, fedhive: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run directory where the command would have put it."""
     world = ["data=synthetic", "data.n=96", "nodes=4", "partition=iid", "availability=markov"]
-    status, out = fedhive(["run", *world, "forecast=markov", "rounds=2"])
+    hourly = ["forecast=markov", "carbon=generated"]
+    status, out = fedhive(["run", *world, *hourly, "rounds=2"])
     assert status == 0
     run = tmp_path / "runs/2026-01-01/12-00-00-default"
     run.parent.mkdir(parents=True)
@@ -357,6 +358,7 @@ def test_the_run_directory_is_as_documented(played: Path, capsys: Any) -> None:
         "summary.json": (RunDir(played).summary(), SUMMARY_KEYS),
         "machines.json, accounts.json": (RunDir(played).machines()[0], ()),
         "availability.json, forecast.json": (RunDir(played).forecast(), ()),
+        "carbon.json": (RunDir(played).carbon(), ()),
     }
     for heading, (record, promised) in written.items():
         told = {word for row in table(page, heading) for word in words(row[0])}

@@ -42,6 +42,7 @@ class Facts:
         accounts: Seconds of each node.
         availability: When each node was on, by its number as text; empty if unknown.
         forecast: How good forecasts were; empty without a forecaster.
+        carbon: Intensities by zone and hour; empty if they do not change.
         config: The composed configuration, or empty.
         overrides: What was given on the command line, or ``None`` if unknown.
     """
@@ -56,6 +57,7 @@ class Facts:
     accounts: list[Record]
     availability: dict[str, list[tuple[float, float]]]
     forecast: Record
+    carbon: Record
     config: Record
     overrides: list[str] | None
 
@@ -115,6 +117,7 @@ def load(path: str | os.PathLike[str], events: bool = True) -> Facts:
         accounts=run.accounts(),
         availability=run.availability() if events else {},
         forecast=run.forecast(),
+        carbon=run.carbon(),
         config=config,
         overrides=_overrides(run.path),
     )

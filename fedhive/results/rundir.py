@@ -30,14 +30,15 @@ SPLIT = "split.json"
 ACCOUNTS = "accounts.json"
 AVAILABILITY = "availability.json"
 FORECAST = "forecast.json"
+CARBON = "carbon.json"
 CHECKPOINT = "checkpoint"
 REPORT = "report.html"
 
 _OURS = (
-    ROUNDS, EVENTS, SUMMARY, CONFIG, MACHINES, SPLIT, ACCOUNTS, AVAILABILITY, FORECAST, CHECKPOINT,
-    REPORT, "wandb", "tensorboard",
+    ROUNDS, EVENTS, SUMMARY, CONFIG, MACHINES, SPLIT, ACCOUNTS, AVAILABILITY, FORECAST, CARBON,
+    CHECKPOINT, REPORT, "wandb", "tensorboard",
 )  # fmt: skip
-_PREAMBLE = (CONFIG, MACHINES, SPLIT, SUMMARY, ACCOUNTS, AVAILABILITY, FORECAST)
+_PREAMBLE = (CONFIG, MACHINES, SPLIT, SUMMARY, ACCOUNTS, AVAILABILITY, FORECAST, CARBON)
 
 
 @contextlib.contextmanager
@@ -287,6 +288,10 @@ class RunDir:
     def forecast(self) -> dict[str, Any]:
         """``forecast.json``: how good the forecasts were; empty where there is none."""
         return self._object(FORECAST)
+
+    def carbon(self) -> dict[str, Any]:
+        """``carbon.json``: intensities by zone and hour; empty where there is none."""
+        return self._object(CARBON)
 
     def availability(self) -> dict[str, list[tuple[float, float]]]:
         """``availability.json``: when each node was on, in seconds; empty where there is none.
