@@ -67,9 +67,8 @@ def table(results: dict[str, cells.Result], seeds: int) -> str:
         values = [one["accuracy"] for one in found]
         mean = means[name] = float(np.mean(values))
         low, high = BARS.get(name, (0.0, 1.0))
-        said = {(0.0, 1.0): "", (0.0, high): f"<= {high}", (low, 1.0): f">= {low}"}.get(
-            (low, high), f"{low} to {high}"
-        )
+        said = f">= {low}" if high == 1.0 else f"<= {high}" if low == 0.0 else f"{low} to {high}"
+        said = said if name in BARS else ""
         holds = low <= mean <= high
         if name == "sign flip, Multi-Krum alone":
             bar = means["sign flip, pipeline"] - BEHIND
