@@ -205,7 +205,9 @@ class Rolling:
 
     * :math:`V = (\sum_{i \in S} a_{it} s_i u_i / k)^\beta`: expected progress of a round in parts
       of a full one, that of k average machines: a is the forecast chance that machine i is there,
-      s that it stays for its task, u its statistical utility over the mean (Oort's).
+      s that it stays for its task, u its utility over the mean: Oort's statistical utility,
+      which comes from its last reply, times ((1 + mean participations) / (1 + its own))^f, as the
+      same machines' data bring less each time.
     * :math:`G = \sum_{i \in S} a_{it} e_i c_{it}`: expected grams, by the joules of its task and
       the forecast intensity; work that is lost emits all the same.
     * :math:`D`: the longest of the crew's tasks. :math:`h_t`: hours until t, each of which costs a
@@ -235,6 +237,7 @@ class Rolling:
         k: machines of a full round.
         least: machines of a crew at least, if so many are there.
         power: beta: above 0 to 1; small values make small crews.
+        fairness: exponent f, 0 or more; 0 for utility alone.
         tail: share of ``rounds`` that always counts as still to do.
     """
 
@@ -247,6 +250,7 @@ class Rolling:
     k: int = 10
     least: int = 5
     power: float = 0.5
+    fairness: float = 1.0
     tail: float = 0.2
     chooses: ClassVar[bool] = True
     forecasts: ClassVar[bool] = True
@@ -260,6 +264,7 @@ class Rolling:
         within(0.0, 1e6, delay_price=self.delay_price)
         within(1e-3, 1.0, power=self.power)
         within(1e-6, 1.0, tail=self.tail)
+        within(0.0, 10.0, fairness=self.fairness)
         if self.budget_g is not None:
             within(0.0, 1e15, budget_g=self.budget_g)
 
@@ -299,11 +304,16 @@ class Rolling:
         online = np.isin(nodes, view.online)
         typical = float(stays[online].mean()) if online.any() else 1.0
         stays = np.where(online, stays, typical)
-        utility = oort_utilities(view, nodes)
+        utility = oort_utilities(view, nodes) * self._seldom(view, nodes)
         utility = utility / utility.mean() if utility.mean() > 0.0 else np.ones(len(nodes))
         self.utility = dict(zip(nodes, utility.tolist(), strict=True))
         grams = grams_per_kwh(joules, carbon.forecast(nodes, slots))
         return Prospect(there * (stays * utility)[:, None] / self.k, there * grams, there, seconds)
+
+    def _seldom(self, view: View, nodes: list[int]) -> Floats:
+        """More than 1 for machines that took part less than the mean, less for others, [n]."""
+        took_part = np.array([1.0 + view.past(node).completed for node in nodes])
+        return np.asarray((took_part.mean() / took_part) ** self.fairness)
 
     def _presence(self, view: View, nodes: list[int], slots: int) -> Floats:
         """Chance that each node can be asked in each slot; now it can or it cannot, [n, t]."""

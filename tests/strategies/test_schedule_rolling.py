@@ -201,6 +201,18 @@ def test_useful_machines_are_worth_more():
     assert part(rounds=1.0).plan(seen).nodes == frozenset({1})
 
 
+def test_machines_that_took_part_less_are_worth_more():
+    table = [[100] * 12, [130] * 12]
+    history = {0: NodeHistory(100, 1.0, completed=3), 1: NodeHistory(100, 1.0, completed=1)}
+    seen = hour_long(table)
+    seen = type(seen)(**{**vars(seen), "history": history})
+    assert part(rounds=1.0, fairness=0.0).plan(seen).nodes == frozenset({0})
+    assert part(rounds=1.0, fairness=1.0).plan(seen).nodes == frozenset({1})
+    rule = part(fairness=1.0)
+    rule.plan(seen)  # mean of 4 and 2 is 3: factors 3/4 and 3/2, over their mean
+    assert rule.utility == pytest.approx({0: 0.75 / 1.125, 1: 1.5 / 1.125})
+
+
 def test_nobody_there():
     seen = hour_long([[5] * 12] * 2, idle=[])
     waits = part().plan(seen)
@@ -226,6 +238,7 @@ def test_progress_is_counted_and_remembered():
         ({"k": 0}, "k must"), ({"least": 0}, "least"), ({"power": 0.0}, "power"),
         ({"deadline_h": 0.0}, "deadline_h"), ({"delay_price": -1.0}, "delay_price"),
         ({"budget_g": -1.0}, "budget_g"), ({"rounds": 0.0}, "rounds"), ({"tail": 0.0}, "tail"),
+        ({"fairness": -1.0}, "fairness"),
     ],
 )  # fmt: skip
 def test_impossible_settings(wrong: dict, says: str):
