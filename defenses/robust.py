@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from defenses import aggregation, preaggregation
-from defenses.rows import Rows, TooFewRowsError, finitely
+from defenses.rows import Rows, TooFewRowsError, Updates, finitely
 from fedhive import config, seeding
 from fedhive.errors import UserError
 from strategies.combine import Cohort, State, Vector, updates
@@ -38,7 +38,7 @@ PROBE = 3
 
 
 def aggregate(
-    rows: Tensor | Sequence[Tensor],
+    rows: Updates,
     *,
     f: int,
     rule: Callable[..., Tensor],
@@ -47,7 +47,7 @@ def aggregate(
     """Stages, then a rule.
 
     Args:
-        rows: updates [n, d], or n tensors [d]; never written to.
+        rows: updates [n, d], n tensors [d], or rows of a pipeline; never written to.
         f: how many of them may be faulty; every stage and the rule are told.
         rule: a function of `defenses.aggregation`, or one like them.
         pre: functions of `defenses.preaggregation`, or like them, in order.
@@ -102,9 +102,9 @@ class Robust:
     def __post_init__(self) -> None:
         if not self.f >= 0 or (self.f != int(self.f) and self.f >= 0.5):
             raise UserError(f"combine.f must be a whole number or a share below 0.5, got {self.f}")
-        object.__setattr__(self, "_rule", _resolved(self.rule, aggregation, "combine.rule"))
+        object.__setattr__(self, "_rule", resolved(self.rule, aggregation, "combine.rule"))
         stages = tuple(
-            _resolved(spec, preaggregation, f"combine.pre[{i}]") for i, spec in enumerate(self.pre)
+            resolved(spec, preaggregation, f"combine.pre[{i}]") for i, spec in enumerate(self.pre)
         )
         object.__setattr__(self, "_pre", stages)
         if "trusted" in _options(self._rule) and not self.trusted_nodes:
@@ -130,7 +130,7 @@ class Robust:
         rows = max(1, n - len(self.trusted_nodes))
         try:
             zero = torch.zeros(PROBE)
-            self._aggregate(torch.zeros(rows, PROBE), 1, zero, zero)
+            self(torch.zeros(rows, PROBE), centre=zero, trusted=zero)
         except (ValueError, aggregation.SearchLimitError) as error:
             raise UserError(f"combine with {rows} clients: {error}") from error
 
@@ -148,38 +148,57 @@ class Robust:
         reference = torch.stack(trusted).mean(dim=0) if trusted else None
         centre = torch.from_numpy(state["centre"]) if "centre" in state else None
         try:
-            moved = self._aggregate(list(moves.values()), cohort.round, centre, reference)
+            moved = self(
+                list(moves.values()), round=cohort.round, centre=centre, trusted=reference
+            )
         except TooFewRowsError as error:
             LOG.warning("round %d: %s; same model", cohort.round, error)
             return cohort.current.copy(), state
         move = moved.numpy()
         return cohort.current + move, {"centre": move} if "centre" in state else state
 
-    def _aggregate(
+    def __call__(
         self,
-        rows: Tensor | Sequence[Tensor],
-        round_number: int,
-        centre: Tensor | None,
-        trusted: Tensor | None,
+        updates: Updates,
+        *,
+        f: int | None = None,
+        round: int = 1,
+        centre: Tensor | None = None,
+        trusted: Tensor | None = None,
     ) -> Tensor:
+        """The stages and the rule as one function, as those of `defenses.aggregation` are.
+
+        Args:
+            updates: [n, d], n tensors [d], or rows of a pipeline; never written to.
+            f: how many of them may be faulty; None: as many as this object's ``f`` says.
+            round: which random stages draw anew in each.
+            centre: [d], for a rule with such an option.
+            trusted: [d], likewise.
+
+        Returns:
+            [d].
+
+        Raises:
+            ValueError: if n and f are impossible for a stage or the rule.
+        """
         known = {"centre": centre, "trusted": trusted}
 
         def told(function: Callable[..., Any], place: int) -> Callable[..., Any]:
             free = _options(function)
             more: dict[str, Any] = {name: known[name] for name in known if name in free}
             if "seed" in free:
-                more["seed"] = seeding.torch_seed(self.seed, "robust", round_number, place)
+                more["seed"] = seeding.torch_seed(self.seed, "robust", round, place)
             return lambda stage, f: function(stage, f=f, **more)
 
         return aggregate(
-            rows,
-            f=self.faulty(len(rows)),
+            updates,
+            f=self.faulty(len(updates)) if f is None else f,
             rule=told(self._rule, 0),
             pre=[told(stage, i) for i, stage in enumerate(self._pre, 1)],
         )
 
 
-def _resolved(spec: Spec, module: Any, path: str) -> Callable[..., Any]:
+def resolved(spec: Spec, module: Any, path: str) -> Callable[..., Any]:
     """The function that a specification names, with its options bound.
 
     Raises:

@@ -15,6 +15,17 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+__all__ = [
+    "cosines",
+    "foolsgold",
+    "group_caps",
+    "hardened_foolsgold",
+    "joined",
+    "merged",
+    "near_duplicates",
+    "tree_shares",
+]
+
 CHUNK = 65_536  # columns widened to float64 at a time
 SAME = 1e-9  # cosine distance at which two histories are one; float32 rounding is below it
 
@@ -167,6 +178,33 @@ def _components(joined: Tensor) -> list[int]:
                     front.append(j)
         count += 1
     return labels
+
+
+def joined(labelled: Sequence[Sequence[Hashable]], n: int) -> list[int]:
+    """Groups of identities that share any of several attributes, directly or through others.
+
+    Args:
+        labelled: for each attribute its n values; None is shared by nobody.
+        n: number of identities.
+
+    Returns:
+        A group number for each identity, in order of appearance from 0.
+
+    Raises:
+        ValueError: if an attribute has not n values.
+    """
+    same = torch.eye(n, dtype=torch.bool)
+    for values in labelled:
+        if len(values) != n:
+            raise ValueError(f"{len(values)} values of an attribute for {n} identities")
+        members: dict[Hashable, list[int]] = {}
+        for i, value in enumerate(values):
+            if value is not None:
+                members.setdefault(value, []).append(i)
+        for group in members.values():  # a star joins as well as all pairs do
+            same[group[0], group] = True
+            same[group, group[0]] = True
+    return _components(same)
 
 
 def group_caps(

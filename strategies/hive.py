@@ -114,6 +114,7 @@ class Hive(Strategy):
             self.containment, self.combine.expects, self.inbox, self.watch, self.register,
             max_staleness,
         )  # fmt: skip
+        self._check_enough()
         self._vectors: dict[str, dict[str, Vector]] | None = None
         self._choices: dict[int, Choice] = {}
         self._agenda = Agenda()
@@ -140,6 +141,13 @@ class Hive(Strategy):
                 f"{type(self.trigger).__name__} asks more while it is open; use trigger=all or "
                 "deadline"
             )
+
+    def _check_enough(self) -> None:
+        """Refuse a rule that needs more replies than a round can bring."""
+        check = getattr(self.combine, "check", None)
+        k = self.selection.k if isinstance(self.selection, Uniform) else None
+        if check is not None and k is not None and not self._keeps:
+            check(min(k, getattr(self.combine, "nodes", None) or k))
 
     @property
     def history(self) -> dict[int, NodeHistory]:

@@ -51,6 +51,20 @@ METHODS: dict[str, tuple[str, ...]] = {
     "forecast": (*COMING_AND_GOING, "fleet.median_rate=500", *STAY),
     "attacked": ("attack=sign_flip", "attack.fraction=0.5"),
     "worker momentum": ("client=worker_momentum", "local_work=steps", "local_work.steps=2"),
+    "sybil resistant": (
+        "combine=sybil_resistant",
+        "combine.similarity=hardened_foolsgold",
+        "combine.f=0",
+        "combine.reputation={_target_: defenses.identities.Reputation}",
+        "combine.kept=4",
+        "combine.rule={centered_clipping: {tau: 0.1}}",
+        "combine.probation_rounds=3",
+        "identities=simulated",
+        "identities.churn=2",
+        "attack=sign_flip",
+        "attack.fraction=0.5",
+    ),
+    "strikes": ("containment.max_strikes=1", "containment.max_norm=0.12"),
     "cohort": ("engine.cohort=true",),
     "flower_fedavg": ("strategy=flower_fedavg", "strategy.fraction_train=0.5"),
     "flower_fedavgm": ("strategy=flower_fedavgm", "strategy.fraction_train=0.5"),
@@ -59,7 +73,12 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 
 
-MUST_SHOW = {"stragglers": "late", "first of many": "unneeded", "withdrawals": "withdrawn"}
+MUST_SHOW = {
+    "strikes": "rejected",
+    "stragglers": "late",
+    "first of many": "unneeded",
+    "withdrawals": "withdrawn",
+}
 
 
 def record(directory: Path) -> dict[str, Any]:
