@@ -10,6 +10,7 @@ import torch
 
 from defenses import aggregation, preaggregation
 from defenses.robust import Robust, aggregate
+from defenses.rows import Rows
 from fedhive import config, seeding
 from fedhive.compose import compose
 from fedhive.errors import UserError
@@ -162,3 +163,30 @@ def test_the_configuration_builds():
     cfg = compose(["combine=robust", "combine.f=2", "combine.rule=krum", "nodes=6"])
     with pytest.raises(UserError, match="Krum needs"):
         config.build(cfg["combine"], "combine")
+
+
+def test_the_part_is_a_function_too():
+    updates = torch.from_numpy(np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32))
+    before = updates.clone()
+    part = Robust("trimmed_mean", f=2, pre=["nearest_neighbor_mixing"])
+    mixed = preaggregation.nearest_neighbor_mixing(updates, f=2)
+    torch.testing.assert_close(part(updates), aggregation.trimmed_mean(mixed, f=2))
+    torch.testing.assert_close(part(updates, f=0), updates.mean(0))
+    torch.testing.assert_close(part(list(updates)), part(updates))
+    torch.testing.assert_close(part(Rows.of(updates)), part(updates))
+    assert torch.equal(updates, before)
+    with pytest.raises(ValueError, match="n > 2 f, got n = 9 and f = 5"):
+        part(updates, f=5)
+
+
+def test_its_centre_and_trust_may_be_given():
+    rows = torch.tensor([[4.0], [6.0]])
+    clipping = Robust({"centered_clipping": {"tau": 1.0}}, f=0)
+    assert clipping(rows).tolist() == [1.0]
+    assert clipping(rows, centre=torch.tensor([10.0])).tolist() == [9.0]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.999])
+def test_half_the_clients_is_too_many(share):
+    with pytest.raises(UserError, match=r"share below 0\.5"):
+        Robust(f=share)
