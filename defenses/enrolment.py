@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from defenses.identities import Identity, address_path
 from fedhive.errors import UserError
+from fedhive.flower import NO_ACCOUNT
 
 COLUMNS = ("node", "key", "name", "owner", "address", "device")
 
@@ -38,15 +39,17 @@ class Enrolment(Protocol):
 class FromGrid:
     """What the grid itself tells: the node's public key and the account that registered it.
 
-    On a SuperLink both are checked at registration. A simulated world knows neither: each node is
-    then an identity of its own.
+    A SuperLink that authenticates its SuperNodes has checked both. One that does not lets anybody
+    register with a new key, and calls the owner of all of them the same: no owner is known then.
+    A simulated world knows neither; each node is an identity of its own.
     """
 
     def of(self, node: int, info: Any, round: int) -> Identity:
         """Key and owner, where told."""
         key = bytes(getattr(info, "public_key", b"")).hex()
         owner = str(getattr(info, "owner_aid", ""))
-        return Identity(key=key or None, owner=owner or None)
+        known = owner not in ("", NO_ACCOUNT)
+        return Identity(key=key or None, owner=owner if known else None)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from flwr.app import (
 )
 from flwr.app.message.recorddict import _SyncedDict
 from flwr.app.message.typeddict import TypedDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import NOOP_FLWR_AID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.strategy import strategy_utils
 from flwr.supercore.run import Run, RunStatus
@@ -40,6 +40,7 @@ __all__ = [
     "CLIENT_CRASHED",
     "CLIENT_RAISED",
     "NODE_UNAVAILABLE",
+    "NO_ACCOUNT",
     "SERVER_NODE_ID",
     "DeferredReply",
     "Layout",
@@ -82,6 +83,8 @@ SERVER_NODE_ID = 1
 CLIENT_CRASHED = int(ErrorCode.CLIENT_APP_CRASHED)
 CLIENT_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 NODE_UNAVAILABLE = int(ErrorCode.NODE_UNAVAILABLE)
+NO_ACCOUNT = str(NOOP_FLWR_AID)
+"""What a SuperLink calls the owner of every node where accounts are not checked."""
 NUMPY_STYPE = "numpy.ndarray"
 NPY_HEADER_LIMIT = 1024
 NPY_MAGIC = b"\x93NUMPY\x01\x00"

@@ -43,6 +43,7 @@ def test_the_grid_tells_key_and_owner():
     told = FromGrid().of(7, info(7, b"\x01\xff", "ann"), 1)
     assert (told.key, told.owner, told.name(7)) == ("01ff", "ann", "key 01ff")
     assert FromGrid().of(7, None, 1) == Identity()
+    assert FromGrid().of(7, info(7, b"\x01", "<id:none>"), 1) == Identity(key="01")
     assert Identity().name(7) == "node 7"
 
 

@@ -146,6 +146,16 @@ def test_a_strategy_needs_these_of_a_grid():
     assert hasattr(Grid, "get_nodes")
 
 
+def test_nodes_without_an_account_share_this_name():
+    import flwr.server.superlink.fleet.vce.vce_api as simulation
+    from flwr.superlink.servicer.fleet import fleet_handlers as superlink
+
+    for module in (simulation, superlink):
+        text = inspect.getsource(module)
+        assert re.search(r"create_node\([^)]*NOOP_FLWR_AID", text), module.__name__
+    assert flower.NO_ACCOUNT == "<id:none>"
+
+
 def test_flower_logs_through_one_logger_with_handlers():
     logger = logging.getLogger("flwr")
     assert logger.handlers
