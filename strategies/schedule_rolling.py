@@ -30,9 +30,10 @@ from strategies.selection_predictive import stay_probability
 from strategies.view import View
 
 Vector = NDArray[np.float32]
-LONGEST_H = 168
+LONGEST_H, DAY_H = 168, 24
 AHEAD_H = (1, 2, 3, 4, 6, 8, 12, 18, 24)
 """Hours ahead for which presence is forecast; in between the last of them holds."""
+ROUNDING = 1e-9
 CAPS = 8
 """Limits on a round's length that are tried."""
 
@@ -89,7 +90,9 @@ class Best:
     grams: Floats
 
 
-def crews(prospect: Prospect, *, power: float, least: int) -> Crews:
+def crews(
+    prospect: Prospect, *, power: float, least: int, hourly: float = math.inf
+) -> Crews:  # fmt: skip
     """All crews that may be best: by length of the round, the machines of most worth a gram.
 
     For a limit on the round's length, progress is (sum of worth) ** ``power``, a concave function
@@ -100,12 +103,14 @@ def crews(prospect: Prospect, *, power: float, least: int) -> Crews:
         prospect: the machines.
         power: above 0 to 1.
         least: expected machines of a crew at least; where fewer are there, all of them.
+        hourly: rounds in an hour at most.
     """
     n, t = prospect.worth.shape
     ranks = np.unique(np.linspace(0, n - 1, min(CAPS, n)).round().astype(np.int64))
     caps = np.unique(np.sort(prospect.seconds)[ranks])
     shape = len(caps), t, n
     progress, grams, order = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    enough = np.minimum(least, (prospect.there * (prospect.worth > 0.0)).sum(0)) - ROUNDING
     for j, cap in enumerate(caps):
         fits = (prospect.seconds <= cap)[:, None] & (prospect.worth > 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -118,9 +123,8 @@ def crews(prospect: Prospect, *, power: float, least: int) -> Crews:
             for x in (prospect.worth, prospect.grams, prospect.there)
         ]
         progress[j] = sums[0] ** power
-        enough = sums[2] >= np.minimum(least, sums[2][:, -1:]) - 1e-9
-        grams[j] = np.where(took & enough, sums[1], np.inf)
-    return Crews(progress, grams, HOUR_S / caps, order)
+        grams[j] = np.where(took & (sums[2] >= enough[:, None]), sums[1], np.inf)
+    return Crews(progress, grams, np.minimum(HOUR_S / caps, hourly), order)
 
 
 def best(made: Crews, delay_g: Floats, price: float) -> Best:
@@ -201,7 +205,8 @@ class Rolling:
     left until the deadline,
 
     .. math:: \min \sum_t n_t \big(G(S_t, t) + \kappa h_t\big) \quad \text{s.t.} \quad
-       \sum_t n_t V(S_t, t) \ge W,\; n_t D(S_t) \le 1\,\text{h},\; \sum_t n_t G(S_t, t) \le B
+       \sum_t n_t V(S_t, t) \ge W,\; \sum_t n_t G(S_t, t) \le B,\;
+       n_t \le \min(1\,\text{h} / D(S_t), m)
 
     * :math:`V = (\sum_{i \in S} a_{it} s_i u_i / k)^\beta`: expected progress of a round in parts
       of a full one, that of k average machines: a is the forecast chance that machine i is there,
@@ -211,20 +216,23 @@ class Rolling:
     * :math:`G = \sum_{i \in S} a_{it} e_i c_{it}`: expected grams, by the joules of its task and
       the forecast intensity; work that is lost emits all the same.
     * :math:`D`: the longest of the crew's tasks. :math:`h_t`: hours until t, each of which costs a
-      round :math:`\kappa` grams: the price for delay.
+      round :math:`\kappa` grams: the price for delay. m: ``hourly``.
     * W: what is left of the ``rounds`` that training is expected to take. B: what is left of the
       carbon budget.
 
     Rule. With a price :math:`\nu` of progress in grams (the multiplier of W), slots no longer
     depend on each other: each takes the crew that maximises
-    :math:`(\nu V - G - \kappa h_t) / D`, and is used if that is above 0. The least :math:`\nu`
+    :math:`n_t (\nu V - G - \kappa h_t)`, and is used if that is above 0. The least :math:`\nu`
     that does the work is found by bisection; where the budget does not reach so far, it goes to
     the hours of most value a gram. If the present hour is used its crew is asked, else the next
     hour is awaited. Everything is then
-    planned anew: forecasts, utilities, and the work that is left have changed. A deadline that
-    cannot be met drives :math:`\nu` up until crews are those of most progress an hour, whatever
-    they emit; so it is after the deadline, or when training takes longer than ``rounds``, then
-    with a ``tail`` of them still to do.
+    planned anew: forecasts, utilities, and the work that is left have changed.
+
+    Nobody knows how many rounds training takes. Work that is behind the average pace, ``rounds``
+    over ``deadline_h``, has to be done by the deadline, and one that cannot be met drives
+    :math:`\nu` up until crews are those of most progress an hour, whatever they emit. Otherwise,
+    and after the deadline, W is what the average pace makes until the deadline, at least in a day:
+    training that goes well does not rest, and training that takes longer goes on in clean hours.
 
     Args:
         work: how much each machine would train; the run's local work.
@@ -236,9 +244,10 @@ class Rolling:
         budget_g: grams for the whole training; null for no limit.
         k: machines of a full round.
         least: machines of a crew at least, if so many are there.
+        hourly: rounds in an hour that a plan counts on at most: many short rounds of the same few
+            machines would look better than they are. There may be more.
         power: beta: above 0 to 1; small values make small crews.
         fairness: exponent f, 0 or more; 0 for utility alone.
-        tail: share of ``rounds`` that always counts as still to do.
     """
 
     work: LocalWork
@@ -249,9 +258,9 @@ class Rolling:
     budget_g: float | None = None
     k: int = 10
     least: int = 5
+    hourly: float = 2.0
     power: float = 0.5
-    fairness: float = 1.0
-    tail: float = 0.2
+    fairness: float = 0.5
     chooses: ClassVar[bool] = True
     forecasts: ClassVar[bool] = True
     done: float = field(default=0.0, init=False, repr=False)
@@ -262,26 +271,24 @@ class Rolling:
         at_least_one(batch_size=self.batch_size, k=self.k, least=self.least)
         within(1e-6, 1e9, rounds=self.rounds, deadline_h=self.deadline_h)
         within(0.0, 1e6, delay_price=self.delay_price)
+        within(1e-3, 1e6, hourly=self.hourly)
         within(1e-3, 1.0, power=self.power)
-        within(1e-6, 1.0, tail=self.tail)
         within(0.0, 10.0, fairness=self.fairness)
         if self.budget_g is not None:
             within(0.0, 1e15, budget_g=self.budget_g)
 
     def plan(self, view: View) -> Agenda:
         """The crew of this hour, or nobody until the next."""
-        left_h = self.deadline_h - view.now_s / HOUR_S
-        slots = min(LONGEST_H, max(1, math.ceil(left_h)))
+        slots, work = self.outstanding(view.now_s)
         nodes = sorted(view.profiles)
         prospect = self.prospect(view, nodes, slots)
         next_s = carbon_of(view, self).start_s(1)
         if not (prospect.worth[:, 0] > 0.0).any():
             return Agenda(frozenset(), view.now_s + LOOK_S)
-        made = crews(prospect, power=self.power, least=self.least)
+        made = crews(prospect, power=self.power, least=self.least, hourly=self.hourly)
         round_g = self.k * float(prospect.grams.max(initial=0.0, axis=1).mean())
         delay_g: Floats = self.delay_price * round_g * np.arange(slots, dtype=np.float64)
         budget = math.inf if self.budget_g is None else self.budget_g - self.spent_g
-        work = max(self.rounds - self.done, self.tail * self.rounds)
         price = price_of(made, delay_g, work, budget, max(round_g, 1e-12))
         found = best(made, delay_g, price)
         cap, prefix = divmod(int(found.crew[0]), len(nodes))
@@ -291,6 +298,16 @@ class Rolling:
             return Agenda(frozenset(), next_s)
         self.spent_g += grams
         return Agenda(frozenset(nodes[i] for i in chosen), view.now_s + LOOK_S)
+
+    def outstanding(self, now_s: float) -> tuple[int, float]:
+        """Hours to plan for, and full rounds to make in them."""
+        left_h, pace = self.deadline_h - now_s / HOUR_S, self.rounds / self.deadline_h
+        work = self.rounds - self.done
+        if left_h > 0.0 and work > pace * left_h * (1.0 + ROUNDING):
+            slots = min(LONGEST_H, math.ceil(left_h))
+            return slots, max(work * min(1.0, slots / left_h), pace)
+        slots = min(LONGEST_H, max(DAY_H, math.ceil(left_h)))
+        return slots, max(pace * slots, work if left_h <= 0.0 else 0.0)
 
     def prospect(self, view: View, nodes: list[int], slots: int) -> Prospect:
         """What the view promises of these nodes."""

@@ -96,6 +96,19 @@ def test_a_crew_by_hand():
     assert best(made, np.array([9.0]), 4.0).progress[0] == 0.0
 
 
+def test_a_plan_counts_on_so_many_rounds_an_hour():
+    prospect = Prospect(
+        np.array([[0.5], [0.5]]), np.array([[1.0], [1.0]]), np.ones((2, 1)),
+        np.array([600.0, 3600.0]),
+    )  # fmt: skip
+    made = crews(prospect, power=1.0, least=1, hourly=2.0)
+    assert made.rounds.tolist() == [2.0, 1.0]
+    # A crew of two is wanted: the quick machine alone is none, however short its rounds are.
+    pair = crews(prospect, power=1.0, least=2, hourly=2.0)
+    assert np.isinf(pair.grams[0]).all()
+    assert best(pair, np.zeros(1), 9.0).progress[0] == pytest.approx(1.0)
+
+
 def test_the_least_crew_is_all_there_are():
     prospect = Prospect(
         np.array([[0.1], [0.1]]), np.array([[1.0], [2.0]]), np.ones((2, 1)), np.full(2, 600.0)
@@ -158,7 +171,6 @@ def test_waits_for_the_cheapest_hours_by_hand():
     for slot in range(4):
         asked.append(rule.plan(hour_long(table, slot)))
         rule.learn(hour_long(table), {node: np.zeros(1) for node in asked[-1].nodes})
-        rule.tail = 1e-6
     assert asked[0].nodes == frozenset()
     assert asked[0].wake_s == 3600.0
     assert asked[1].nodes == frozenset({0})
@@ -179,6 +191,24 @@ def test_a_deadline_that_cannot_be_met_asks_everybody():
     assert part(rounds=100.0).plan(hour_long(table)).nodes == frozenset({0, 1})
     late = part(rounds=4.0).plan(hour_long(table, slot=9))
     assert late.nodes == frozenset({0, 1})
+
+
+def test_what_is_outstanding_by_hand():
+    """30 rounds in 60 hours: half a round an hour."""
+    rule = part(rounds=30.0, deadline_h=60.0)
+    assert rule.outstanding(0.0) == (60, 30.0)
+    assert rule.outstanding(20 * 3600.0) == (40, 30.0)  # behind: all of it by the deadline
+    rule.done = 25.0
+    assert rule.outstanding(20 * 3600.0) == (40, 20.0)  # ahead: it goes on at its pace
+    assert rule.outstanding(50 * 3600.0) == (24, 12.0)  # never for less than a day
+    rule.done = 20.0
+    assert rule.outstanding(50.5 * 3600.0) == (10, 10.0)
+    assert rule.outstanding(70 * 3600.0) == (24, 12.0)  # after the deadline no hurry
+    rule.done = 0.0
+    assert rule.outstanding(70 * 3600.0) == (24, 30.0)  # but what is left within a day
+    long = part(rounds=400.0, deadline_h=400.0)
+    assert long.outstanding(0.0) == (168, 168.0)
+    assert long.outstanding(200 * 3600.0) == (168, pytest.approx(400.0 * 168 / 200))
 
 
 def test_the_budget_ends_it():
@@ -237,8 +267,9 @@ def test_progress_is_counted_and_remembered():
     [
         ({"k": 0}, "k must"), ({"least": 0}, "least"), ({"power": 0.0}, "power"),
         ({"deadline_h": 0.0}, "deadline_h"), ({"delay_price": -1.0}, "delay_price"),
-        ({"budget_g": -1.0}, "budget_g"), ({"rounds": 0.0}, "rounds"), ({"tail": 0.0}, "tail"),
+        ({"budget_g": -1.0}, "budget_g"), ({"rounds": 0.0}, "rounds"),
         ({"fairness": -1.0}, "fairness"),
+        ({"hourly": 0.0}, "hourly"),
     ],
 )  # fmt: skip
 def test_impossible_settings(wrong: dict, says: str):
