@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedhive.errors import UserError
 from fedhive.results import facts, units
-from fedhive.results.comparison_charts import COLOURS, curves, tradeoff
+from fedhive.results.comparison_charts import COLOURS, curves, front, tradeoff
 from fedhive.results.groups import Group, grouped, interval
 from fedhive.results.page import Markup, Page, el
 from fedhive.results.rundir import RunDir
@@ -155,6 +155,7 @@ def page(groups: Sequence[Group]) -> Page:
     _results(made, groups)
     _curves(made, groups)
     _tradeoff(made, groups)
+    _front(made, groups)
     return made
 
 
@@ -236,4 +237,18 @@ def _tradeoff(made: Page, groups: Sequence[Group]) -> None:
         el("p", "Up and to the left is better.", class_="note"),
         made.chooser(views, ["chart-tradeoff"], "Cost"),
         made.chart("chart-tradeoff", views, "Accuracy against cost of each configuration"),
+    )  # fmt: skip
+
+
+def _front(made: Page, groups: Sequence[Group]) -> None:
+    figure = front(groups[:MOST_CURVES])
+    if figure is None:
+        return
+    said = (
+        "Down and to the left is better. On the dotted line: no other configuration needs both "
+        "less time and fewer grams. Configurations whose every run reached its target are shown."
+    )
+    made.section(
+        "front", "Front", "Grams and time to the target", el("p", said, class_="note"),
+        made.chart("chart-front", {"all": figure}, "Grams against time to the target"),
     )  # fmt: skip

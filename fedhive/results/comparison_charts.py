@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fedhive.results import charts
 from fedhive.results.charts import Figure, rounded, titled, unit_of
-from fedhive.results.facts import Record
+from fedhive.results.facts import Facts, Record
 from fedhive.results.groups import Group, interval
 from fedhive.results.units import known
 
@@ -176,3 +176,65 @@ def _point(
         "marker": {"color": f"$c{index % COLOURS}", "size": 12},
         "hovertemplate": f"{charts.text(label)}<br>%{{y:.2%}}, %{{x:.3g}} {unit}<extra></extra>",
     }  # fmt: skip
+
+
+def front(groups: Sequence[Group]) -> Figure | None:
+    """Grams against hours until the target, one point a group, with the Pareto front.
+
+    Only groups all of whose runs reached their target are drawn; None if those are fewer than two.
+    """
+    found = []
+    for i, group in enumerate(groups):
+        pairs = [pair for run in group.runs if (pair := _at_target(run)) is not None]
+        if pairs and len(pairs) == len(group.runs):
+            hours, grams = zip(*pairs, strict=True)
+            found.append((i, group, interval(hours), interval(grams)))
+    if len(found) < 2:
+        return None
+    x_factor, x_unit = unit_of("time", [x for *_, (x, _), _ in found])
+    y_factor, y_unit = unit_of("carbon", [y for *_, (y, _) in found])
+    best = pareto([(x, y) for *_, (x, _), (y, _) in found])
+    line: Figure = {
+        "type": "scatter", "mode": "lines", "showlegend": False, "hoverinfo": "skip",
+        "x": [rounded(x, x_factor) for x, _ in best],
+        "y": [rounded(y, y_factor) for _, y in best],
+        "line": {"color": "$muted", "width": 1.5, "dash": "dot"},
+    }  # fmt: skip
+    points = []
+    for i, group, x, y in found:
+        point = _point(group.label, i, x, (y[0] / y_factor, None), x_factor, x_unit)
+        point["error_y"]["array"] = [rounded(y[1], y_factor) or 0]
+        said = f"%{{y:.3g}} {y_unit}, %{{x:.3g}} {x_unit}"
+        point["hovertemplate"] = f"{charts.text(group.label)}<br>{said}<extra></extra>"
+        points.append(point)
+    layout = {
+        "hovermode": "closest",
+        "xaxis": {
+            "title": {"text": titled("virtual time to the target", x_unit)},
+            "rangemode": "tozero",
+        },
+        "yaxis": {"title": {"text": titled("CO₂e", y_unit)}, "rangemode": "tozero"},
+    }
+    return {"data": [line, *points], "layout": layout, "height": 380}
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> Line:
+    """Those points than which no other is as small in both and smaller in one; by the first."""
+    found: Line = []
+    for x, y in sorted(set(points)):
+        if not found or y < found[-1][1]:
+            found.append((x, y))
+    return found
+
+
+def _at_target(run: Facts) -> tuple[float, float] | None:
+    """Seconds and grams until a run first reached its target; None if it did not."""
+    target = known(run.summary.get("target_accuracy"))
+    if target is None:
+        return None
+    grams = run.cumulative("carbon_useful_g", "carbon_wasted_g")
+    for record, emitted in zip(run.rounds, grams, strict=True):
+        accuracy, time_s = known(record.get("accuracy")), known(record.get("time_s"))
+        if accuracy is not None and accuracy >= target:
+            return None if time_s is None or emitted is None else (time_s, emitted)
+    return None

@@ -13,7 +13,7 @@ from scipy import stats
 from fedhive.errors import UserError
 from fedhive.results import facts
 from fedhive.results.comparison import compare, gather, table
-from fedhive.results.comparison_charts import averaged, curves, tradeoff
+from fedhive.results.comparison_charts import averaged, curves, front, pareto, tradeoff
 from fedhive.results.groups import flat, grouped, interval
 from fedhive.results.rundir import RunDir
 from tests.fedhive.results.fake import make_run
@@ -145,6 +145,49 @@ def test_bands_stay_within_what_accuracy_can_be(tmp_path: Path) -> None:
     band, line = curves(gather([tmp_path]), "accuracy")["Round"]["data"]
     assert line["y"] == [0.5, 0.5]
     assert band["y"] == [1.0, 0.5, 0.5, 0.0]
+
+
+def reaching(path: Path, price: float, seed: int, time_s: float, grams: float) -> None:
+    run = RunDir.create(path)
+    run.write_json("config.json", {"seed": seed, "price": price, "target_accuracy": 0.5})
+    for number, accuracy in ((1, 0.4), (2, 0.6), (3, 0.7)):
+        run.append_round(
+            {
+                "round": number, "accuracy": accuracy, "time_s": number * time_s / 2.0,
+                "carbon_useful_g": grams / 4.0, "carbon_wasted_g": grams / 4.0,
+            }
+        )  # fmt: skip
+    run.write_json("summary.json", {"seed": seed, "rounds": 3, "target_accuracy": 0.5})
+
+
+def test_the_front_by_hand(tmp_path: Path) -> None:
+    import plotly.graph_objects as go
+
+    places = {0.0: (7200.0, 1.0), 0.1: (3600.0, 3.0), 0.2: (7200.0, 4.0)}
+    for price, (time_s, grams) in places.items():
+        for seed in (1, 2):
+            reaching(tmp_path / f"{price}-{seed}", price, seed, time_s, grams * (0.5 + seed / 3))
+    figure = front(gather([tmp_path]))
+    line, *points = figure["data"]
+    found = [(p["x"][0], p["y"][0]) for p in points]  # hours, grams
+    assert found == [(2.0, 1.0), (1.0, 3.0), (2.0, 4.0)]
+    assert list(zip(line["x"], line["y"], strict=True)) == [(1.0, 3.0), (2.0, 1.0)]
+    go.Figure(**undyed(figure))
+    text = compare([tmp_path]).read_text()
+    assert "Grams and time to the target" in text
+
+
+def test_no_front_without_targets(sweep: Path, tmp_path: Path) -> None:
+    reaching(tmp_path / "one", 0.0, 1, 60.0, 1.0)
+    assert front(gather([tmp_path / "one"])) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=9))
+def test_nothing_beats_the_front(points: list[tuple[int, int]]) -> None:
+    best = set(pareto([(float(x), float(y)) for x, y in points]))
+    for p in points:
+        beaten = any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
+        assert ((float(p[0]), float(p[1])) in best) == (not beaten)
 
 
 def test_page_and_table(sweep: Path) -> None:
