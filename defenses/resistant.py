@@ -23,18 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defenses import sybil
+from defenses import grouping, sybil
 from defenses.histories import Histories
-from defenses.identities import Identity, Reputation, address_path, probation
+from defenses.identities import Identity, Reputation, probation
 from defenses.robust import Robust, Spec, resolved
 from defenses.rows import Rows, TooFewRowsError
 from fedhive.errors import UserError
 from strategies.combine import Cohort, State, Vector, updates
 
 LOG = logging.getLogger(__name__)
-NETWORKS = ("wide", "middle", "narrow")
-"""How much of an address: /8, /16, /24 of IPv4; /32, /48, /64 of IPv6."""
-ATTRIBUTES = ("key", "owner", "device", "network", "near_duplicates")
+ATTRIBUTES = (*grouping.ATTRIBUTES, "near_duplicates")
 
 Attribute = Literal["key", "owner", "device", "network", "near_duplicates"]
 
@@ -80,8 +78,8 @@ class SybilResistant:
     f: int | float = 1
     pre: Sequence[Spec] = ()
     groups: Sequence[Attribute] = ("owner", "device")
-    network: Literal["wide", "middle", "narrow"] = "middle"
-    unknown: Literal["alone", "together"] = "alone"
+    network: grouping.Network = "middle"
+    unknown: grouping.Unknown = "alone"
     cap: float = 1.0
     tolerance: float = 0.1
     similarity: Spec | None = None
@@ -102,8 +100,7 @@ class SybilResistant:
     expects: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if odd := set(self.groups) - set(ATTRIBUTES):
-            raise UserError(f"combine.groups: {min(odd)!r} is not one of {', '.join(ATTRIBUTES)}")
+        grouping.check_attributes(self.groups, ATTRIBUTES, "combine.groups")
         if not (self.cap > 0.0 and self.far > 0.0):
             raise UserError(f"combine needs cap > 0 and far > 0, got {self.cap} and {self.far}")
         probation(1, 1, rounds=self.probation_rounds, least=self.probation_least)
@@ -199,20 +196,9 @@ class SybilResistant:
             if attribute == "near_duplicates":
                 labels = sybil.near_duplicates(torch.stack(list(moves)), tolerance=self.tolerance)
                 labelled.append(labels)
-                continue
-            values: list[Hashable] = [self._value(one, attribute) for one in identities]
-            if self.unknown == "together":
-                values = [("unknown",) if value is None else value for value in values]
-            labelled.append(values)
+            else:
+                labelled.append(grouping.values(identities, attribute, self.network, self.unknown))
         return sybil.joined(labelled, len(identities))
-
-    def _value(self, identity: Identity, attribute: Attribute) -> str | None:
-        if attribute == "network":
-            if identity.address is None:
-                return None
-            return address_path(identity.address)[NETWORKS.index(self.network)]
-        value: str | None = getattr(identity, attribute)
-        return value
 
     def _mix(self, labels: Sequence[int], weights: Tensor) -> Tensor:
         """Coefficients [groups with a weight, n + 1] of their rows; the last: the origin."""

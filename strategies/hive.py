@@ -384,13 +384,21 @@ class Hive(Strategy):
         also_busy: Iterable[int] = (), wave: int = 0,
     ) -> View:  # fmt: skip
         busy = self.inbox.busy().union(also_busy, self.register.outcasts(server_round))
-        view = self._allowed(self.watch.view(server_round, grid, busy, wave, arrays))
+        view = self._named(self.watch.view(server_round, grid, busy, wave, arrays), grid)
+        view = self._allowed(view)
         ask = getattr(self.selection, "probe", None)
         if ask is None or arrays is None or wave:
             return view
         samples = getattr(self.selection, "probe_samples", None)
         losses = probe_losses(ask(view), arrays, grid, server_round, samples)
-        return self._allowed(self.watch.view(server_round, grid, busy, wave, arrays, losses))
+        view = self.watch.view(server_round, grid, busy, wave, arrays, losses)
+        return self._allowed(self._named(view, grid))
+
+    def _named(self, view: View, grid: Grid) -> View:
+        """The view with what is known of the identities behind nodes."""
+        if getattr(self.selection, "by_identity", False):
+            self.register.meet(list(view.idle), grid)
+        return replace(view, identity=lambda node: self.register.identity(node, view.round))
 
     def _allowed(self, view: View) -> View:
         """The view with only those idle whom the schedule lets work."""

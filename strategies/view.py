@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from defenses.identities import Identity
 from fedhive.world.carbon_forecast import CarbonOutlook
 from fedhive.world.devices import Device
 
@@ -90,6 +91,8 @@ class View:
         target_s: seconds after which the trigger closes the round; None if it sets no limit.
         probed: losses of the current model, as reported by the nodes that were probed.
         carbon: past and forecast carbon intensity by node; None where there is no signal.
+        identity: who stands behind a node; nothing is known of nodes that were never asked,
+            unless the selection has ``by_identity``.
     """
 
     round: int
@@ -104,6 +107,7 @@ class View:
     target_s: float | None = None
     probed: Mapping[int, float] = field(default_factory=dict)
     carbon: CarbonOutlook | None = None
+    identity: Callable[[int], Identity] = field(default=lambda node: Identity(), repr=False)
 
     def past(self, node: int) -> NodeHistory:
         """The node's history, empty if it was never asked."""
