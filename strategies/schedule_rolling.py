@@ -225,8 +225,8 @@ class Rolling:
     :math:`n_t (\nu V - G - \kappa h_t)`, and is used if that is above 0. The least :math:`\nu`
     that does the work is found by bisection; where the budget does not reach so far, it goes to
     the hours of most value a gram. If the present hour is used its crew is asked, else the next
-    hour is awaited. Everything is then
-    planned anew: forecasts, utilities, and the work that is left have changed.
+    hour is awaited. Everything is then planned anew: forecasts, utilities, and the work that is
+    left have changed.
 
     Nobody knows how many rounds training takes. Work that is behind the average pace, ``rounds``
     over ``deadline_h``, has to be done by the deadline, and one that cannot be met drives
@@ -240,7 +240,7 @@ class Rolling:
         rounds: full rounds that training is expected to take.
         deadline_h: hours in which to make them.
         delay_price: kappa: grams that an hour's delay costs a round, as a share of what a round
-            of k average machines emits now.
+            of k average machines would emit in their dirtiest hours.
         budget_g: grams for the whole training; null for no limit.
         k: machines of a full round.
         least: machines of a crew at least, if so many are there.
@@ -286,6 +286,7 @@ class Rolling:
         if not (prospect.worth[:, 0] > 0.0).any():
             return Agenda(frozenset(), view.now_s + LOOK_S)
         made = crews(prospect, power=self.power, least=self.least, hourly=self.hourly)
+        # Each machine's dirtiest hour, so that the price does not change with the time of day.
         round_g = self.k * float(prospect.grams.max(initial=0.0, axis=1).mean())
         delay_g: Floats = self.delay_price * round_g * np.arange(slots, dtype=np.float64)
         budget = math.inf if self.budget_g is None else self.budget_g - self.spent_g

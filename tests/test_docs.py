@@ -233,6 +233,18 @@ def test_a_hive_that_comes_and_goes(fedhive: Any) -> None:
     assert fedhive(replaced(buffered, rounds=3))[0] == 0
 
 
+def test_training_when_electricity_is_clean(fedhive: Any) -> None:
+    everybody, rolling, _ = commands(DOCS / "howto/carbon.md")
+    assert rolling[: len(everybody)] == everybody
+    before, after = (
+        summary(fedhive(replaced(line, rounds=6))[1]) for line in (everybody, rolling)
+    )
+    for told in (before, after):
+        assert told["rounds"] == 6
+    total = [told["carbon_useful_g"] + told["carbon_wasted_g"] for told in (before, after)]
+    assert total[1] < 0.4 * total[0]
+
+
 # ---- the other pages ---------------------------------------------------------------------------
 
 

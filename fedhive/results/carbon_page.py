@@ -81,6 +81,7 @@ def curves(run: Facts) -> Figure | None:
     if not isinstance(table, dict) or not table:
         return None
     work = used(run)
+    table = {zone: values for zone, values in table.items() if values}
     order = sorted(table, key=lambda zone: (-sum(work.get(zone, {}).values()), zone))
     most = max((max(hours.values()) for hours in work.values() if hours), default=0.0)
     factor, unit = unit_of("time", [HOUR_S * len(values) for values in table.values()])
@@ -94,8 +95,8 @@ def curves(run: Facts) -> Figure | None:
         data += [
             {
                 "type": "scatter", "mode": "lines", "name": name, "legendgroup": name,
-                "x": [rounded(HOUR_S * hour, factor) for hour in range(len(values))],
-                "y": [rounded(known(value)) for value in values],
+                "x": [rounded(HOUR_S * hour, factor) for hour in range(len(values) + 1)],
+                "y": [rounded(known(value)) for value in (*values, values[-1])],
                 "line": {"color": f"$c{i}", "width": 1.5, "shape": "hv"}, "hoverinfo": "skip",
             },
             {

@@ -7,12 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, Message
 
 from fedhive import seeding
 from fedhive.errors import UserError
+from fedhive.flower import set_message_id
 from fedhive.world.carbon_forecast import HOUR_S, CarbonForesight, CarbonOutlook, Perfect
 from fedhive.world.carbon_series import Hourly
+from fedhive.world.clock import WallClock
 from fedhive.world.devices import Device
 from fedhive.world.grid import World
 from fedhive.world.task import Plan
@@ -31,7 +33,7 @@ from strategies.schedule import (
 from strategies.selection import Uniform
 from strategies.trigger import All, Deadline
 from strategies.view import NodeHistory, Unforeseen, View
-from tests.fedhive.world.worlds import FakeEngine, Written, device
+from tests.fedhive.world.worlds import FakeEngine, Written, device, received, reply_to
 from tests.strategies.test_hive import by_number, model, play
 
 ZONES = ("A", "B")
@@ -241,3 +243,58 @@ def test_now_changes_nothing():
     plain, _ = hive_in([[9], [9]], None, 3, trigger=All(), selection=Uniform(k=1))
     with_now, _ = hive_in([[9], [9]], Now(), 3, trigger=All(), selection=Uniform(k=1))
     assert plain == with_now
+
+
+# ---- on a real clock --------------------------------------------------------------------------
+
+
+class Ticks:
+    """Stands in for the module `time`: sleeping takes as long as it says, and is noted."""
+
+    def __init__(self) -> None:
+        self.t, self.slept = 1000.0, []
+
+    def monotonic(self) -> float:
+        return self.t
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.t += seconds
+
+
+class Live:
+    """A grid of real machines that tells their zones and power; they answer at once."""
+
+    def __init__(self, signal: Hourly) -> None:
+        self.clock, self.carbon = WallClock(poll_s=1.0), signal
+        self.profiles = {1: machine("A"), 2: machine("B")}
+        self._replies: dict[str, Message] = {}
+        self.sent: list[tuple[int, float]] = []
+
+    def get_node_ids(self) -> list[int]:
+        return sorted(self.profiles)
+
+    def push_messages(self, messages: list[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.sent.append((node, self.clock.now))
+            ids.append(f"m{len(self.sent)}")
+            set_message_id(message, ids[-1])
+            self._replies[ids[-1]] = reply_to(message, received(message) + 1.0, 1)
+        return ids
+
+    def pull_messages(self, ids: list[str]) -> list[Message]:
+        return [self._replies.pop(i) for i in ids if i in self._replies]
+
+
+def test_the_same_schedule_really_sleeps(monkeypatch):
+    """Nobody may work for two hours: on a wall clock the server sleeps for two hours."""
+    ticks = Ticks()
+    monkeypatch.setattr("fedhive.world.clock.time", ticks)
+    grid = Live(Hourly(np.array([[9, 9, 9, 9], [9, 9, 1, 9]], float).T, ZONES))
+    low = Threshold(limit_g_per_kwh=5.0, quantile=None, horizon_h=4)
+    hive = Hive(Uniform(k=None), schedule=low, carbon_forecast=Perfect())
+    hive.train_round(1, model(), ConfigRecord(), grid)
+    assert grid.sent == [(2, pytest.approx(7200.0))]
+    assert sum(ticks.slept) == pytest.approx(7200.0)

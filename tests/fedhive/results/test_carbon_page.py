@@ -85,7 +85,7 @@ def test_the_figure(run):
     lines = {t["name"]: t for t in figure["data"] if t["mode"] == "lines"}
     dots = {t["name"]: t for t in figure["data"] if t["mode"] == "markers"}
     assert list(lines) == ["B", "A"]  # the one that used most first
-    assert lines["A"]["y"] == [1.0, 2.0]
+    assert lines["A"]["y"] == [1.0, 2.0, 2.0]  # a step lasts an hour
     assert dots["A"]["y"] == [1.0, 2.0]
     assert dots["B"]["marker"]["size"] == [18.0]
     assert dots["A"]["marker"]["size"][0] < 18.0
