@@ -42,6 +42,7 @@ class Watch:
         carbon: CarbonForecaster | None = None,
     ) -> None:
         self.carbon_forecaster = carbon
+        self._zones: tuple[object, dict[int, str]] | None = None
         self.forecaster, self._seed, self._screened = forecaster, seed, screened
         self.scorer: Scorer | None = None
         self._limit_s = limit_s
@@ -113,8 +114,9 @@ class Watch:
         if self.carbon_forecaster is None or signal is None or not profiles:
             return None
         past = carbon_past(self.carbon_forecaster, signal, clock_of(grid).now)
-        zones = {node: device.zone for node, device in profiles.items()}
-        return CarbonOutlook(self.carbon_forecaster, past, zones)
+        if self._zones is None or self._zones[0] is not profiles:
+            self._zones = profiles, {node: device.zone for node, device in profiles.items()}
+        return CarbonOutlook(self.carbon_forecaster, past, self._zones[1])
 
     def _outlook(self, grid: Grid, online: Sequence[int]) -> Outlook:
         if self.forecaster is None:
