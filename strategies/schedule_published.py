@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedhive import seeding
 from strategies.local_work import LocalWork
 from strategies.schedule import (
+    LOOK_S,
     Agenda,
     Floats,
     carbon_of,
@@ -110,7 +111,7 @@ class Cafe:
         carbon = carbon_of(view, self)
         idle = list(view.idle)
         if not idle:
-            return Agenda(frozenset(), view.now_s + self.every_s)
+            return Agenda(frozenset(), view.now_s + LOOK_S)
         joules = expected_joules(view, self.work, self.batch_size, idle)
         grams = grams_per_kwh(joules, carbon.forecast(idle, 1)[:, 0])
         each = self.budget_g / self.rounds

@@ -64,7 +64,7 @@ def test_cafe_pays_its_queue():
     nobody.queue_g = grams
     assert nobody.plan(seen).nodes == frozenset()
     assert nobody.queue_g == 0.0
-    assert nobody.plan(view(carbon, idle=[])).wake_s == 3600.0
+    assert nobody.plan(view(carbon, idle=[])).wake_s == 300.0
 
 
 def test_cafe_is_the_pure_rule_on_sketched_distances():
