@@ -61,3 +61,10 @@ def test_without_a_server_its_energy_is_unknown(play, tiny):
     run = play(cfg={**tiny("rounds=1"), "server": None})
     assert run.summary["energy_server_j"] is None
     assert run.summary["carbon_server_g"] is None
+
+
+def test_a_dedicated_server_draws_as_long_as_the_run_lasts(play):
+    run = play("rounds=2", "server=dedicated")
+    wanted = 1.58 * 118.0 * run.summary["time_virtual_s"]
+    assert run.summary["energy_server_j"] == pytest.approx(wanted)
+    assert run.summary["carbon_server_g"] > 0.0

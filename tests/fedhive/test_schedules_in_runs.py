@@ -102,6 +102,25 @@ def test_threshold_runs_only_in_clean_hours(play):
 
 
 @pytest.mark.parametrize(
+    ("forecast", "oracle"),
+    [("persistence", False), ("seasonal_naive", False), ("noisy", True), ("perfect", True)],
+)
+def test_forecasts_are_scored_and_oracles_named(play, forecast, oracle):
+    never = ("schedule=threshold", "schedule.limit_g_per_kwh=0", "schedule.quantile=null")
+    words = [word for word in HOURS if word != "rounds=6"]
+    run = play(*words, *never, f"carbon_forecast={forecast}", "rounds=2")  # two days of waiting
+    told = run.run.carbon()
+    assert told["oracle"] is oracle
+    mape = run.summary["carbon_forecast_mape"]
+    assert told["carbon_forecast_mape"] == mape
+    if forecast == "perfect":
+        assert mape == 0.0
+        assert run.summary["carbon_forecast_rank"] == pytest.approx(1.0)
+    else:
+        assert 0.0 < mape < 1.0
+
+
+@pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (("schedule=lowcarb",), "schedule LowCarb picks the machines itself.*selection=all"),
