@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from attacks.outsiders import Outsiders
 from fedhive import seeding
+from fedhive.compose import compose
 from fedhive.errors import UserError
 from fedhive.learning.partition import IID, ByGroup, GammaSimilarity
 
@@ -62,3 +63,14 @@ def test_rows_are_used_once_and_in_order(count, rows, inner):
 def test_what_cannot_be_is_refused(options, nodes):
     with pytest.raises(UserError, match="cannot be set aside"):
         deal(Outsiders(IID(), **options), nodes)
+
+
+@pytest.mark.parametrize("liars", [0, 3])
+def test_the_reference_preset(play, liars: int):
+    attack = ("attack=sign_flip_together", f"attack.count={liars}", "attack.place=last")
+    words = ("experiment=r1", f"nodes={10 + liars}", "rounds=2", "eval_every=2", "progress=false")
+    played = play(cfg=compose([*words, *(attack if liars else ())]))
+    sizes = [sum(row) for row in played.run.split()["counts"]]
+    assert sizes == [397] * 10 + [10] * liars
+    assert played.statuses == ["accepted"] * 2 * (10 + liars)
+    assert played.run.config()["combine"]["f"] == liars
