@@ -256,7 +256,16 @@ class Hive(Strategy):
         """Learn which nodes have meanwhile answered earlier rounds: they are idle again."""
         if self.inbox.owing:
             for reply in grid.pull_messages(list(self.inbox.owing)):
-                self.inbox.take(reply.metadata.reply_to_message_id)
+                taken = self.inbox.take(reply.metadata.reply_to_message_id)
+                if taken is not None and not failed_early(reply):
+                    self._delivered(reply, taken[0])
+
+    def _delivered(self, reply: Message, asked: Asked) -> None:
+        """A reply too late to be used still tells that the data sent along has arrived."""
+        awaits = getattr(self.placement, "awaits", None)
+        if awaits is not None and awaits(asked.node, asked.round) and reply.has_content():
+            assert self.placement is not None
+            self.placement.arrived(asked.node, asked.round)
 
     def _learn(
         self, usable: list[Reply], server_round: int, asked: int, arrivals: list[float], grid: Grid

@@ -16,7 +16,10 @@ class LocalWork(Protocol):
     """Decides the amount of local training."""
 
     def settings(self, view: View, node: int) -> Settings:
-        """``{"local-epochs": passes}`` or ``{"local-steps": steps}`` for one node."""
+        """``{"local-epochs": passes}`` or ``{"local-steps": steps}`` for one node.
+
+        ``"batch-size"`` may be added, in place of the client's own.
+        """
         ...
 
 
@@ -46,7 +49,8 @@ def planned_samples(
     for node in nodes:
         settings: Mapping[str, int | float] = work.settings(view, node)
         if "local-steps" in settings:
-            samples.append(settings["local-steps"] * mean_batch(view, node, batch_size))
+            size = settings.get("batch-size") or mean_batch(view, node, batch_size)
+            samples.append(settings["local-steps"] * size)
         else:
             own = view.past(node).examples
             samples.append(settings["local-epochs"] * (typical if own is None else own))

@@ -32,6 +32,10 @@ class Placement(Protocol):
         """What to add to the instructions of ``nodes`` so that they get their data."""
         ...
 
+    def awaits(self, node: int, server_round: int) -> bool:
+        """Whether the instruction of that round told the node something it had not known."""
+        ...
+
     def arrived(self, node: int, server_round: int) -> None:
         """The node has answered an instruction of that round, so it has what came with it."""
         ...
@@ -92,10 +96,13 @@ class Proportional:
             self._plan(view)
         return {node: self._move(node, view.round) for node in nodes if self._lacks(node)}
 
+    def awaits(self, node: int, server_round: int) -> bool:
+        """Whether what was sent to the node in that round is still its share."""
+        return self._sent.get(node) == (server_round, self._plans)
+
     def arrived(self, node: int, server_round: int) -> None:
         """The node holds what was sent to it in that round."""
-        sent = self._sent.get(node)
-        if sent is not None and sent[0] == server_round and sent[1] == self._plans:
+        if self.awaits(node, server_round):
             self._given[node] = self._held[node]
             del self._sent[node]
 

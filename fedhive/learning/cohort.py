@@ -131,7 +131,9 @@ class CohortSGD:
             if sum(job.batches) != len(job.order):
                 raise ValueError(f"batches add up to {sum(job.batches)}, not {len(job.order)}")
         results: dict[int, LocalResult] = {}
-        longest_first = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].batches))
+        # Stacks of equal batches waste the least on filling them up.
+        shape = [(-len(job.batches), -max(job.batches, default=0)) for job in jobs]
+        longest_first = sorted(range(len(jobs)), key=shape.__getitem__)
         size = chunk(len(jobs), self._largest_of(jobs[longest_first[0]])) if jobs else 1
         for start in range(0, len(jobs), size):
             members = longest_first[start : start + size]

@@ -229,12 +229,19 @@ class Workbench:
     def work(self, client: int, task: Mapping[str, Any], rows: bytes | None = None) -> Work:
         """How much a client has to do, by the instruction's settings.
 
-        ``local-epochs`` or ``local-steps`` say how much, ``stop-after-steps`` cuts it short.
+        ``local-epochs`` or ``local-steps`` say how much, ``stop-after-steps`` cuts it short,
+        ``batch-size`` replaces the algorithm's own.
+
+        Raises:
+            ValueError: if an amount is missing or not positive.
         """
         steps, epochs = task.get("local-steps"), task.get("local-epochs")
+        batch_size = int(task.get("batch-size", self.algorithm.batch_size))
+        if batch_size < 1:
+            raise ValueError(f"batch-size must be at least 1, got {batch_size}")
         work = plan_work(
             self._size(client, rows),
-            self.algorithm.batch_size,
+            batch_size,
             None if epochs is None else float(epochs),
             None if steps is None else int(steps),
         )

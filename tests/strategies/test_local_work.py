@@ -13,7 +13,7 @@ from fedhive import seeding
 from fedhive.errors import UserError
 from fedhive.world.devices import Device
 from strategies.local_work import Epochs, Steps, mean_batch, pace, planned_samples
-from strategies.local_work_fit import EqualTime, FitDeadline, FitStay, longest_stay
+from strategies.local_work_fit import EqualTime, FitBatch, FitDeadline, FitStay, longest_stay
 from strategies.view import NodeHistory, View
 
 
@@ -227,6 +227,8 @@ def test_fitted_stays_are_probable_enough(hazard: float, q: float, limit: float)
         (lambda: FitDeadline(seconds=-1.0), "seconds must be above 0"),
         (lambda: FitDeadline(safety=1.1), "safety must be above 0 and at most 1"),
         (lambda: EqualTime(seconds=math.inf), "seconds must be above 0"),
+        (lambda: FitBatch(FitDeadline(batch_size=1), steps=0), "steps must be at least 1"),
+        (lambda: FitBatch(FitDeadline()), "fit.batch_size must be 1"),
         (lambda: FitStay(q=0.0), "q must be above 0 and at most 1"),
         (lambda: FitStay(safety=math.nan), "safety must be above 0 and at most 1"),
     ],
@@ -234,6 +236,67 @@ def test_fitted_stays_are_probable_enough(hazard: float, q: float, limit: float)
 def test_impossible_fits(make, says: str):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+# ---- larger batches for faster machines ---------------------------------------------------------
+
+
+def fitted_batch(rate: float, **options) -> dict[str, int]:
+    """10 s of training at ``rate`` samples a second."""
+    fit = FitDeadline(batch_size=1, safety=1.0, max_passes=None)
+    seen = view({1: device(rate=rate)}, target_s=14.0)
+    return FitBatch(fit, **options).settings(seen, 1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "steps", "batch"),
+    [
+        (10.0, {"steps": 5}, 5, 20),  # 100 samples
+        (100.0, {"steps": 5}, 5, 200),  # ten times as fast: ten times the batch
+        (0.3, {"steps": 5}, 3, 1),  # 3 samples: as many steps of one
+        (1.2, {"steps": 5}, 5, 2),  # 12 samples: never more than fit, but 10
+        (1.4, {"steps": 5}, 4, 3),  # 14 samples: 12 of them
+        (100.0, {"steps": 5, "max_batch": 100}, 10, 100),  # the rest in more steps
+    ],
+)
+def test_batches_that_fit_by_hand(rate, options, steps: int, batch: int):
+    assert fitted_batch(rate, **options) == {"local-steps": steps, "batch-size": batch}
+
+
+@given(samples=st.integers(1, 5000), steps=st.integers(1, 40), largest=st.integers(1, 600))
+def test_fitted_batches_fit_and_waste_little(samples: int, steps: int, largest: int):
+    work = fitted_batch(samples / 10.0, steps=steps, max_batch=largest)
+    done = work["local-steps"] * work["batch-size"]
+    assert 1 <= work["batch-size"] <= largest
+    assert done <= samples
+    assert done > samples / 2 - 1
+
+
+def test_planned_samples_count_the_batch_that_is_asked_for():
+    work = FitBatch(FitDeadline(batch_size=1, safety=1.0, max_passes=None), steps=5)
+    seen = view({1: device(rate=100.0), 2: device(rate=10.0)}, target_s=14.0)
+    assert planned_samples(work, seen, [1, 2], batch_size=32) == [1000, 100]
+
+
+def test_batch_sizes_are_asked_and_done(play):
+    played = play(
+        "rounds=1", "selection=all", "trigger=deadline", "trigger.seconds=20",
+        "local_work=fit_batch", "local_work.steps=3", "fleet=equal", "fleet.median_rate=0.7",
+    )  # fmt: skip
+    # 0.9 * 20 s at 0.7 samples a second, less the transfers: 12 samples in 3 steps of 4.
+    assert {(e["steps_done"], e["samples"]) for e in played.events} == {(3, 12)}
+
+
+def test_batch_size_replaces_the_clients_own(tiny):
+    from fedhive import config
+    from fedhive.learning.workbench import Workbench
+
+    bench = Workbench(config.dumps(tiny()))
+    assert bench.work(0, {"local-steps": 3}).batches == (8, 8, 8)
+    assert bench.work(0, {"local-steps": 3, "batch-size": 5}).batches == (5, 5, 5)
+    assert bench.work(0, {"local-epochs": 1.0, "batch-size": 10}).batches == (10, 10, 4)
+    with pytest.raises(ValueError, match="batch-size must be at least 1, got 0"):
+        bench.work(0, {"local-steps": 3, "batch-size": 0})
 
 
 def test_fitted_work_is_asked_and_done(play):

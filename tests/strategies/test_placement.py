@@ -58,9 +58,12 @@ def test_rows_are_charged_until_they_have_arrived():
     assert first[TRANSFER] == 201 * 10
     again = placement.settings(view(number=2), [0])[0]
     assert again == first  # the first message was lost
-    placement.arrived(0, 1)  # an answer to the lost one, which was superseded
+    assert placement.awaits(0, 2)
+    assert not placement.awaits(0, 1)  # the lost one was superseded
+    placement.arrived(0, 1)
     assert placement.settings(view(number=3), [0])
     placement.arrived(0, 3)
+    assert not placement.awaits(0, 3)
     assert placement.settings(view(number=4), [0]) == {}
 
 
@@ -132,3 +135,16 @@ def test_every_row_is_somewhere_once(first, second, rows):
         held = rearrange(dict(enumerate(wanted)), held, rows, rng)
         assert [len(held[node]) for node in range(n)] == wanted
         assert sorted(np.concatenate(list(held.values())).tolist()) == list(range(rows))
+
+
+def test_data_that_came_with_a_late_reply_is_not_sent_again(play):
+    played = play(
+        "rounds=4", "selection=all", "local_work=steps", "local_work.steps=1",
+        "placement=proportional", "placement.by=equal", "placement.min_rows=1",
+        "trigger=deadline", "trigger.seconds=12", "trigger.early=false",
+        "fleet=equal", "fleet.median_up_mbps=0.0005", "fleet.down_factor=1.0",
+    )  # fmt: skip
+    by_round = {event["round"]: event for event in played.events}
+    assert {event["status"] for event in played.events} == {"late"}
+    first, later = (by_round[number]["bytes_down"] for number in sorted(by_round)[:2])
+    assert first > 3 * later  # the rows, and then the model alone
