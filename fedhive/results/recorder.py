@@ -59,7 +59,7 @@ def round_record(
 
 def total(rows: Iterable[Mapping[str, Any]], key: str) -> Any:
     """The sum of a column; None if any entry is unknown."""
-    values = [row[key] for row in rows]
+    values = [row.get(key) for row in rows]
     return None if any(value is None for value in values) else sum(values)
 
 
