@@ -95,11 +95,10 @@ class Sum:
 
     $$w^+ = w + \sum_{k \in S} q_k \Delta_k$$
 
-    The weights are not normalised, nor multiplied by numbers of examples: a selection that means
-    them so has already put the data shares in. F3AST gives $\alpha_k / r_k$ (Ribero, Vikalo, de
-    Veciana, JSTSP 2023, Algorithm 1), CA-Fed $\alpha_k / \pi_k$ or 0 (Rodio, Faticanti, Marfoq,
-    Neglia, Leonardi, INFOCOM 2023, Algorithm 1). With a selection that gives no weights every
-    update counts 1, which is too far by the number of clients: use ``mean`` there.
+    The weights are not normalised, nor multiplied by numbers of examples: it is for selections of
+    your own whose `Choice.weight` is the whole factor. F3AST and CA-Fed give inclusion
+    probabilities instead: use `InverseProbability` with them. With a selection that gives no
+    weights every update counts 1, which is too far by the number of clients: use ``mean`` there.
     """
 
     broadcasts: ClassVar[tuple[str, ...]] = ()
