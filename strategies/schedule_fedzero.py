@@ -25,18 +25,27 @@ DAY_S = 86_400.0
 class FedZero:
     """FedZero: only excess energy, ``k`` machines, the most utility in the shortest round.
 
-    Wiesner et al., FedZero, e-Energy 2024, arXiv 2305.15092 (`strategies.scheduling_fedzero`): the
-    integer program over steps of ``step_s`` seconds within rounds of at most ``longest_s``, solved
-    by HiGHS; each chosen machine does between ``min_epochs`` and ``max_epochs`` passes and is told
-    how many steps; utility is Oort's, a machine that never replied counts with its size; after a
-    round the participants of the least utility are excluded and released by the paper's rule, its
-    fair share counted anew every 24 hours; where no ``k`` machines can do their least work, it
-    looks again after ``every_s``.
+    Wiesner et al., FedZero, e-Energy 2024, arXiv 2305.15092 (`strategies.scheduling_fedzero`):
+    among the machines that have excess energy now, the integer program over steps of ``step_s``
+    seconds within rounds of at most ``longest_s``, solved by HiGHS; each chosen machine does
+    between ``min_epochs`` and ``max_epochs`` passes and is told how many steps; utility is Oort's.
+    Participants of the least utility are excluded and released again by the rule of the authors'
+    code, at every look until there is a solution; their fair share is the mean participation of
+    the day's active machines, and in the second half of a day moves from yesterday's to today's.
+    Where no ``k`` machines can do their least work, it looks again after ``every_s``.
 
-    The paper is given excess solar power by zone. Carbon intensity does not tell it, so here a
-    zone has excess power in its cleanest hours: those at or below the ``clean`` quantile of its
-    last week, and then ``excess`` times the training power of all its machines together, for which
-    they compete. Spare capacity is a machine's speed times the forecast chance that it is on.
+    What deviates:
+
+    * The paper is given excess solar power by zone. Carbon intensity does not tell it, so here a
+      zone has excess power in its cleanest hours: those at or below the ``clean`` quantile of its
+      last week, and then ``excess`` times the training power of all its machines together, for
+      which they compete. Their emissions are charged at the zone's intensity, not at 0.
+    * Spare capacity is a machine's speed times the forecast chance that it is on.
+    * The paper's second program, which shares out a domain's power while the round runs, is
+      missing: machines do their planned steps at their own speed, also where that takes more power
+      or lasts longer than there is excess. The round ends by the run's trigger.
+    * A machine that never replied counts with the mean of the sizes that are known: its own, which
+      the authors take, is not.
 
     Args:
         batch_size: samples of a step, the client's.
@@ -67,6 +76,8 @@ class FedZero:
     forecasts: ClassVar[bool] = True
     excluded: set[int] = field(default_factory=set, init=False, repr=False)
     active: set[int] = field(default_factory=set, init=False, repr=False)
+    last: set[int] = field(default_factory=set, init=False, repr=False)
+    looks: int = field(default=0, init=False, repr=False)
     cycle_s: float = field(default=0.0, init=False, repr=False)
     fair: float = field(default=0.0, init=False, repr=False)
 
@@ -83,10 +94,13 @@ class FedZero:
         """The solution's machines and their steps, or nobody for a while."""
         carbon = carbon_of(view, self)
         self._turn(view)
-        nodes = [node for node in view.idle if node not in self.excluded]
-        fleet, there = self.fleet(view, carbon, nodes)
+        everyone = list(view.idle)
+        fleet, there = self.fleet(view, carbon, everyone)
         self.active.update(there)
-        found = fedzero(fleet, self.k) if len(nodes) >= self.k else None
+        self._exclude(view)
+        nodes = [node for node in there if node not in self.excluded]
+        rows = np.array([everyone.index(node) for node in nodes], dtype=np.int64)
+        found = fedzero(fleet.of(rows), self.k) if len(nodes) >= self.k else None
         if found is None:
             return Agenda(frozenset(), view.now_s + self.every_s)
         chosen = [i for i, take in enumerate(found.chosen) if take]
@@ -145,27 +159,44 @@ class FedZero:
             self.fair = float(np.mean([view.past(node).completed for node in self.active]))
             self.cycle_s, self.active = view.now_s, set()
 
-    def learn(self, view: View, updates: Mapping[int, Vector]) -> None:
-        """Exclude and release."""
-        if not self.alpha:
+    def fair_share(self, view: View) -> float:
+        """Participations up to which a machine is surely released."""
+        late_s = view.now_s - self.cycle_s - 0.5 * DAY_S
+        if late_s < 0.0 or not self.active:
+            return self.fair
+        today = float(np.mean([view.past(node).completed for node in self.active]))
+        return self.fair + (today - self.fair) * min(1.0, late_s / (0.5 * DAY_S))
+
+    def _exclude(self, view: View) -> None:
+        """Exclude the last participants and release by chance, anew at every look."""
+        if not self.alpha or not self.last:
             return
         nodes = sorted(view.profiles)
+        draws = view.rng(f"schedule.{self.looks}").random(len(nodes))
+        self.looks += 1
         out = fedzero_excluded(
-            [node in self.excluded for node in nodes], [node in updates for node in nodes],
+            [node in self.excluded for node in nodes], [node in self.last for node in nodes],
             oort_utilities(view, nodes, unknown="size"),
             [view.past(node).completed for node in nodes], factor=self.factor, alpha=self.alpha,
-            mean=self.fair, draws=view.rng("schedule").random(len(nodes)),
+            mean=self.fair_share(view), draws=draws,
         )  # fmt: skip
         self.excluded = {node for node, sits in zip(nodes, out, strict=True) if sits}
 
+    def learn(self, view: View, updates: Mapping[int, Vector]) -> None:
+        """Note who took part; rounds in which nobody did change nothing."""
+        if updates:
+            self.last, self.looks = set(updates), 0
+
     def state(self) -> dict[str, Any]:
-        """Who sits out, and the day's count."""
+        """Who sits out, who took part last, and the day's count."""
         return {
             "excluded": sorted(self.excluded), "active": sorted(self.active),
-            "cycle_s": self.cycle_s, "fair": self.fair,
+            "last": sorted(self.last), "looks": self.looks, "cycle_s": self.cycle_s,
+            "fair": self.fair,
         }  # fmt: skip
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
         self.excluded, self.active = set(saved["excluded"]), set(saved["active"])
+        self.last, self.looks = set(saved["last"]), int(saved["looks"])
         self.cycle_s, self.fair = float(saved["cycle_s"]), float(saved["fair"])

@@ -51,6 +51,13 @@ class Fleet:
             self.least, self.most, self.utility,
         )  # fmt: skip
 
+    def of(self, rows: npt.NDArray[np.int64]) -> Fleet:
+        """The same for some of the machines."""
+        return Fleet(
+            self.spare[rows], self.energy_j, self.domain[rows], self.joules[rows],
+            self.least[rows], self.most[rows], self.utility[rows],
+        )  # fmt: skip
+
     def possible(self) -> Bools:
         """Who could do the least work if it had its domain's energy for itself, [c]."""
         alone = np.minimum(self.spare, self.energy_j[self.domain] / self.joules[:, None])
@@ -116,7 +123,7 @@ def fedzero_excluded(
     mean: float,
     draws: npt.ArrayLike,
 ) -> Bools:
-    """FedZero's fairness: who sits out after a round, bool [c].
+    """FedZero's fairness, as in the authors' code: who sits out, bool [c].
 
     Of those who took part, those at or below the ``factor`` quantile of their utilities are
     excluded. Then everyone excluded is released with probability min(alpha / (participations -

@@ -15,7 +15,7 @@ from strategies.scheduling_rules import cafe
 from strategies.selection import Uniform
 from strategies.trigger_adaptive import Buffer
 from strategies.view import NodeHistory
-from tests.strategies.test_schedule import hive_in, machine, outlook, view
+from tests.strategies.test_schedule import ZONES, hive_in, machine, outlook, view
 
 FLAT = [[4.0] * 30, [4.0] * 30]
 
@@ -153,27 +153,77 @@ def test_fedzero_wants_k_machines():
     assert zero(k=3).plan(seen).nodes == frozenset()
 
 
+def took_part(*rounds: int, now_h: float = 8.0, no: int = 1, clean=FLAT):
+    """A view of machines of two zones in turn that took part so often, at a clean hour."""
+    nodes = range(len(rounds))
+    carbon = outlook(clean, slot=int(now_h), of={i: ZONES[i % 2] for i in nodes})
+    return view(
+        carbon, now_s=3600.0 * now_h, round=no, profiles={i: machine(ZONES[i % 2]) for i in nodes},
+        history={i: NodeHistory(examples=10, loss=1.0, completed=n) for i, n in enumerate(rounds)},
+    )  # fmt: skip
+
+
+UPDATE = np.zeros(2, np.float32)
+
+
 def test_fedzero_excludes_and_releases():
     rule = zero(factor=1.0, alpha=0.5)
-    history = {
-        0: NodeHistory(examples=10, loss=1.0, completed=1),
-        1: NodeHistory(examples=10, loss=2.0, completed=1),
-    }
-    seen = view(outlook(FLAT, slot=8), now_s=3600.0 * 8, history=history)
-    update = np.zeros(2, np.float32)
-    rule.learn(seen, {0: update})
-    draws = seen.rng("schedule").random(2)
-    assert rule.excluded == ({0} if draws[0] >= 0.5 else set())
-    rule.excluded = {0}
-    assert rule.plan(seen).nodes == frozenset({1})
+    rule.learn(took_part(1, 1), {0: UPDATE})
+    seen = took_part(1, 1, no=2)
+    draws = seen.rng("schedule.0").random(2)
+    chosen = rule.plan(seen).nodes
+    assert rule.excluded == ({0} if draws[0] >= 0.5 else set())  # 0.5 / (1 - 0)
+    assert chosen is not None
+    assert not chosen & rule.excluded
     other = zero()
     other.restore(json.loads(json.dumps(rule.state())))
     assert other.state() == rule.state()
-    rule.fair = 1.0  # no more than a fair share: surely released
-    rule.learn(seen, {})
-    assert rule.excluded == {0}  # the paper's rule only runs after a round with participants
-    rule.learn(seen, {1: update})
-    assert 0 not in rule.excluded
+    rule.fair, rule.excluded = 1.0, {0}  # no more than a fair share: surely released
+    rule.plan(seen)
+    assert rule.excluded == set()
+    kept = zero(alpha=0.0)
+    kept.learn(seen, {0: UPDATE})
+    assert kept.plan(seen).nodes
+    assert not kept.excluded
+
+
+def test_fedzero_releases_until_there_are_enough():
+    """Two machines of three are wanted, and all three sit out: it draws again at every look."""
+    rule = zero(k=2, alpha=0.2)
+    seen = took_part(4, 4, 4, no=5)
+    rule.excluded = {0, 1, 2}
+    rule.learn(seen, {0: UPDATE, 1: UPDATE, 2: UPDATE})
+    looks = 1
+    while not (found := rule.plan(seen)).nodes:
+        assert found.wake_s == seen.now_s + 300.0
+        looks += 1
+        assert looks < 5000  # released with probability 1 in 20 each
+    assert looks > 1
+    rule.learn(seen, {})  # a round in which nobody took part changes nothing
+    assert rule.last == {0, 1, 2}
+
+
+def test_fedzero_wants_excess_energy_now():
+    """A's clean hour begins within the round, but tasks begin at once."""
+    table = [CLEAN * 10, [5.0] * 4 * 10]
+    seen = took_part(1, 1, now_h=8.5, clean=table)
+    rule = zero(k=1)
+    assert rule.plan(seen).nodes == frozenset({1})
+    assert rule.active == {1}
+    assert zero(k=2).plan(seen).nodes == frozenset()
+
+
+def test_fedzeros_fair_share_moves_in_the_second_half_of_the_day():
+    rule = zero()
+    rule.excluded = {0}
+    rule.plan(took_part(2, 4))
+    assert rule.active == {0, 1}  # those that sit out count among the active
+    assert rule.fair_share(took_part(2, 4, now_h=12.0)) == 0.0
+    assert rule.fair_share(took_part(2, 4, now_h=18.0)) == pytest.approx(1.5)
+    assert rule.fair_share(took_part(2, 4, now_h=24.0)) == pytest.approx(3.0)
+    rule.plan(took_part(2, 6, now_h=24.0))
+    assert (rule.fair, rule.cycle_s) == (4.0, 86_400.0)
+    assert rule.fair_share(took_part(2, 8, now_h=30.0)) == 4.0
 
 
 def test_fedzero_sets_the_steps_of_a_hive():
