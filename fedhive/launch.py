@@ -104,6 +104,8 @@ def build_world(
     about = {"nodes": n, "seed": seed, "devices": devices}  # for those parts that ask for it
     availability = config.build(cfg["availability"], "availability", **about)
     carbon = config.build(cfg["carbon"], "carbon", **about)
+    for zone in sorted({device.zone for device in devices}):
+        carbon.mean_g_per_kwh(zone, 0.0, 0.0)  # a zone without intensity stops the run here
     app = load_app(str(cfg["client_app"]))
     adversary = config.build(cfg.get("attack"), "attack")
     return World(

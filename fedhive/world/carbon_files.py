@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ from fedhive.world.tracefiles import columns, lines, number
 
 NAMES = {"direct": ("direct",), "life_cycle": ("life cycle", "lca")}
 """How Electricity Maps has called its two columns over the years."""
+UTC_HEADING = re.compile(r"utc(?!\s*[+\-\u2212]?\s*\d)")
+"""UTC, but not UTC+1."""
 
 
 @dataclass
@@ -64,7 +67,8 @@ def electricity_maps(
     """
     check_account(account)
     zones: dict[str, _Zone] = {}
-    for file in _files(Path(path).expanduser()):
+    files = _files(Path(path).expanduser())
+    for file in files:
         for where, zone, hour, value in _rows(file, account):
             _append(zones, where, zone, hour, value)
     if not zones:
@@ -79,7 +83,9 @@ def electricity_maps(
         raise UserError(
             f"carbon.start={start} is not in {path}, which has {_name(first)} to {_name(last - 1)}"
         )
-    return Hourly(table, tuple(zones), account=account, lead_h=lead, beyond=beyond)
+    wide = len(files) == 1 and not _is_export(_header(files[0]))
+    source = f"{files[0]}:1" if wide else path
+    return Hourly(table, tuple(zones), account=account, lead_h=lead, beyond=beyond, source=source)
 
 
 def _files(path: Path) -> list[Path]:
@@ -111,9 +117,9 @@ def _rows(file: Path, account: Account) -> Iterator[tuple[str, str, int, float]]
     rows = columns(file, None)
     header = _header(file)
     time, utc = _time_column(file, header)
-    lowered = [name.casefold() for name in header]
-    if "zone id" in lowered:
-        zone_at, value_at = lowered.index("zone id"), _account_column(file, header, account)
+    if _is_export(header):
+        zone_at = [name.casefold() for name in header].index("zone id")
+        value_at = _account_column(file, header, account)
         for where, *cells in rows:
             hour = _read_hour(where, cells[time], utc)
             yield where, cells[zone_at], hour, _read_value(where, cells[value_at])
@@ -131,11 +137,16 @@ def _header(file: Path) -> list[str]:
     return [name.strip() for name in next(csv.reader(lines(file)), [])]
 
 
+def _is_export(header: Sequence[str]) -> bool:
+    """Whether rows name their zone, as in exports, and columns do not."""
+    return "zone id" in [name.casefold() for name in header]
+
+
 def _time_column(file: Path, header: Sequence[str]) -> tuple[int, bool]:
     """Where the time stands, and whether its heading says UTC."""
     for i, name in enumerate(header):
         if name.casefold().startswith(("datetime", "timestamp")):
-            return i, "utc" in name.casefold()
+            return i, bool(UTC_HEADING.search(name.casefold()))
     raise UserError(
         f"{file}:1: no column of times; expected 'Datetime (UTC)' or datetime_utc, "
         f"found {', '.join(header) or 'nothing'}"

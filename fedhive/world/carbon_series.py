@@ -44,6 +44,7 @@ class Hourly:
         account: what the intensities count: ``"life_cycle"`` or ``"direct"``.
         lead_h: rows before the run's begin.
         beyond: what holds outside of the table: ``"loop"`` repeats it, ``"fail"`` refuses.
+        source: file, and line, that names the zones, for messages.
 
     Raises:
         UserError: for an option out of range.
@@ -58,6 +59,7 @@ class Hourly:
         account: Account = "life_cycle",
         lead_h: int = 0,
         beyond: After = "loop",
+        source: str | None = None,
     ) -> None:
         check_account(account)
         if beyond not in get_args(After):
@@ -72,6 +74,7 @@ class Hourly:
         if not 0 <= lead_h < len(table):
             raise ValueError(f"lead_h must be 0 to {len(table) - 1}, got {lead_h}")
         self.zones, self.account, self.beyond = tuple(zones), account, beyond
+        self.source = source
         self.hours, self.lead_h = len(table), int(lead_h)
         self._columns = {zone: j for j, zone in enumerate(zones)}
         self._table: Floats = np.ascontiguousarray(np.rint(table * GRAINS).T / GRAINS)
@@ -127,8 +130,8 @@ class Hourly:
     def _row(self, zone: str) -> int:
         if zone not in self._columns:
             raise UserError(
-                f"carbon: no intensity for zone {zone!r}{config.nearest(zone, self.zones)}; "
-                f"known zones: {', '.join(sorted(self.zones))}"
+                f"{self.source or 'carbon'}: no intensity for zone {zone!r}"
+                f"{config.nearest(zone, self.zones)}; known zones: {', '.join(sorted(self.zones))}"
             )
         return self._columns[zone]
 

@@ -138,6 +138,15 @@ def test_impossible_combinations_are_refused(tiny, tmp_path, overrides, says):
         launch(tiny(*overrides), tmp_path / "run")
 
 
+def test_a_zone_without_intensity_stops_the_run_before_it_begins(tiny, tmp_path):
+    file = tmp_path / "ci.csv"
+    file.write_text("datetime_utc,DE-LU\n2023-01-01 00:00:00,300\n")
+    words = ("carbon=electricity_maps", f"carbon.path={file}", "fleet.zones=[DE-LU,GB]")
+    with pytest.raises(UserError, match=r"ci\.csv:1: no intensity for zone 'GB'"):
+        launch(tiny(*words), tmp_path / "run")
+    assert not (tmp_path / "run" / "rounds.jsonl").exists()
+
+
 def test_without_a_carbon_forecast(tiny, tmp_path):
     cfg = tiny("schedule=threshold")
     cfg["strategy"]["carbon_forecast"] = None

@@ -72,6 +72,8 @@ def test_a_folder_joins_years_and_takes_common_hours(tmp_path: Path):
         (wide(HOURS[1], HOURS[0]), ":3: hour 2023-01-01 00:00 of FR is out of order"),
         (wide("2023-01-01T00:00:00+01:00"), ":2: .* is not in UTC"),
         (wide(HOURS[0]).replace("_utc", ""), ":2: .* may be any zone's time"),
+        (wide(HOURS[0]).replace("_utc", " (UTC+01:00)"), ":2: .* may be any zone's time"),
+        (wide(HOURS[0]).replace("_utc", " UTC -3"), ":2: .* may be any zone's time"),
         (wide("2023-01-01 00:30:00"), ":2: .* is not a whole hour"),
         (wide("yesterday"), ":2: 'yesterday' is not a time"),
         (WIDE + f"{HOURS[0]},1,-2\n", ":2: DE-LU: -2 is not 0 to 3000"),
@@ -95,6 +97,16 @@ def test_bad_files_are_told_in_one_line(tmp_path: Path, text: str, said: str):
         electricity_maps(str(file), account="life_cycle")
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_unknown_zones_are_told_with_the_file(tmp_path: Path):
+    columns, rows = tmp_path / "wide.csv", tmp_path / "rows.csv"
+    columns.write_text(wide(HOURS[0]))
+    rows.write_text(EXPORT + row(HOURS[0]))
+    with pytest.raises(UserError, match=r"wide\.csv:1: no intensity for zone 'DE'; .*DE-LU, FR"):
+        electricity_maps(str(columns), account="direct").slots("DE", 0, 1)
+    with pytest.raises(UserError, match=r"rows\.csv: no intensity for zone 'GB'.*zones: FR"):
+        electricity_maps(str(rows), account="direct").mean_g_per_kwh("GB", 0.0, 1.0)
 
 
 def test_bad_choices(tmp_path: Path):
