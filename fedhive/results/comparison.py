@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 COMPARISON = "comparison.html"
 
-
 MOST_CURVES = 30
+MIXED = (
+    "Some of these runs count direct emissions and some those of the whole life cycle "
+    "(carbon.account): do not compare their grams."
+)
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,15 @@ def _results(made: Page, groups: Sequence[Group]) -> None:
     made.section(
         "results", "Results", "Results",
         el("p", "Press a column's name to sort by it.", class_="note"),
+        el("p", MIXED, class_="warning") if len(_accounts(groups)) > 1 else None,
         table_of(columns, rows),
     )  # fmt: skip
+
+
+def _accounts(groups: Sequence[Group]) -> set[str]:
+    """In which ways the runs' emissions are counted; life cycle where no option says so."""
+    configs = [run.config.get("carbon") or {} for group in groups for run in group.runs]
+    return {str(carbon.get("account", "life_cycle")) for carbon in configs}
 
 
 def _curves(made: Page, groups: Sequence[Group]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import stats
 
 from fedhive.errors import UserError
 from fedhive.results import facts
-from fedhive.results.comparison import compare, gather, table
+from fedhive.results.comparison import MIXED, compare, gather, table
 from fedhive.results.comparison_charts import averaged, curves, front, pareto, tradeoff
 from fedhive.results.groups import flat, grouped, interval
 from fedhive.results.rundir import RunDir
@@ -175,6 +176,14 @@ def test_the_front_by_hand(tmp_path: Path) -> None:
     go.Figure(**undyed(figure))
     text = compare([tmp_path]).read_text()
     assert "Grams and time to the target" in text
+
+
+def test_mixed_accounts_of_carbon_are_told(tmp_path: Path) -> None:
+    for name, carbon in (("a", {"account": "direct"}), ("b", {}), ("c", {})):
+        reaching(tmp_path / name, 0.0, 1, 60.0, 1.0)
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": name, "carbon": carbon}))
+    assert MIXED in compare([tmp_path / "a", tmp_path / "b"]).read_text()
+    assert MIXED not in compare([tmp_path / "b", tmp_path / "c"]).read_text()
 
 
 def test_no_front_without_targets(sweep: Path, tmp_path: Path) -> None:
