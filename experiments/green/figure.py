@@ -10,7 +10,10 @@ import numpy as np
 from tables import OURS, Run, of, point
 
 WIDTH, HEIGHT, LEFT, TOP = 380.0, 300.0, 62.0, 40.0
-COLOURS = ("#1b1b1b", "#1d6fb8", "#2a9d8f", "#8a5fb0", "#c9980f", "#d9480f", "#e8a27c")
+COLOURS = (
+    "#1b1b1b", "#8a8a8a", "#1d6fb8", "#8fbce6", "#2a9d8f", "#8a5fb0", "#c9980f", "#d9480f",
+    "#e8a27c",
+)  # fmt: skip
 DEFAULT = 0.005
 """Price for delay of what is called ours."""
 Scale = Callable[[float], float]
@@ -19,7 +22,7 @@ Scale = Callable[[float], float]
 def draw(runs: Sequence[Run], methods: Sequence[str], sweep: Sequence[str], target: float) -> str:
     """Left: grams and hours to the target. Right: accuracy against grams."""
     colours = dict(zip(methods, COLOURS, strict=False))
-    width, height = 2 * (WIDTH + LEFT) + 30, HEIGHT + TOP + 96
+    width, height = 2 * (WIDTH + LEFT) + 30, HEIGHT + TOP + 114
     parts = [*_places(runs, methods, sweep, colours, target), *_curves(runs, methods, colours)]
     for i, name in enumerate(methods):
         x, y = LEFT + 190 * (i % 4), HEIGHT + TOP + 58 + 18 * (i // 4)

@@ -47,7 +47,9 @@ OURS = (
 )  # fmt: skip
 METHODS: dict[str, tuple[str, ...]] = {
     "FedAvg-now": ("schedule=now", "selection=uniform", "selection.k=10"),
+    "FedAvg-now, five machines": ("schedule=now", "selection=uniform", "selection.k=5"),
     "LowCarb": ("schedule=lowcarb", "selection=all", "schedule.k=10"),
+    "LowCarb, five machines": ("schedule=lowcarb", "selection=all", "schedule.k=5"),
     "FedZero": ("schedule=fedzero", "selection=all", "schedule.k=6"),
     "CAFE": (
         "schedule=cafe", "selection=all", "schedule.budget_g=150", "schedule.rounds=60",

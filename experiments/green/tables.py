@@ -65,6 +65,14 @@ HEAD = (
 )
 
 
+def by_seed(runs: Sequence[Run], rival: str) -> str:
+    """With how many seeds ours needs less than a rival, where both always get there."""
+    pairs = list(zip(of(runs, OURS), of(runs, rival), strict=True))
+    grams = sum(a["grams"] < b["grams"] for a, b in pairs)
+    hours = sum(a["time_to_target_s"] < b["time_to_target_s"] for a, b in pairs)
+    return f"fewer grams with {grams} and fewer hours with {hours} of {len(pairs)} seeds"
+
+
 def where(runs: Sequence[Run], rival: str) -> str:
     """How a rival that does not always get there compares where it does, in a sentence."""
     mine = {run["seed"]: run for run in reached(of(runs, OURS))}
@@ -97,7 +105,11 @@ def verdicts(runs: Sequence[Run], methods: Sequence[str], sweep: Sequence[str]) 
         if there is None:
             said.append(f"* {rival} did not reach the target with every seed.{where(runs, rival)}")
         elif ours[0] <= there[0] and ours[1] <= there[1]:
-            said.append(f"* Ours needs fewer grams and fewer hours than {rival}.")
+            less_h, less_g = (100.0 * (1.0 - a / b) for a, b in zip(ours, there, strict=True))
+            said.append(
+                f"* Ours needs fewer grams ({less_g:.0f} %) and fewer hours ({less_h:.0f} %) than "
+                f"{rival}; {by_seed(runs, rival)}."
+            )
         else:
             other = [name for name, p in fronts if p[0] <= there[0] and p[1] <= there[1]]
             told = "fewer grams but more hours" if ours[1] < there[1] else "more grams"
