@@ -127,7 +127,9 @@ class AlphaFair:
     Time Slot Scheduling, MASCOTS 2025 (`strategies.scheduling.alpha_fair`). The plan says in which
     hours each machine may work; FedAvg then trains with those of them that are on. As in the
     paper, grams are those of an hour of computing and the plan knows nothing of machines that
-    leave. Unlike there, intensities are forecast when training begins.
+    leave. Unlike there, intensities are forecast, once, when training begins; the plan is greed's
+    unless the problem is tiny; and within an hour rounds follow each other as the run's trigger
+    closes them, with those of the hour's machines that are on.
 
     Args:
         hours: T, hours until the deadline.
