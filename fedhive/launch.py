@@ -104,7 +104,9 @@ def build_world(
     about = {"nodes": n, "seed": seed, "devices": devices}  # for those parts that ask for it
     availability = config.build(cfg["availability"], "availability", **about)
     carbon = config.build(cfg["carbon"], "carbon", **about)
-    for zone in sorted({device.zone for device in devices}):
+    server = config.build(cfg.get("server"), "server")
+    drawing = [*devices, *([server] if getattr(server, "zone", None) else [])]
+    for zone in sorted({str(each.zone) for each in drawing}):
         carbon.mean_g_per_kwh(zone, 0.0, 0.0)  # a zone without intensity stops the run here
     app = load_app(str(cfg["client_app"]))
     adversary = config.build(cfg.get("attack"), "attack")
@@ -119,5 +121,5 @@ def build_world(
         withdrawal=config.build(cfg.get("withdrawal"), "withdrawal"),
         history_s=float(cfg["history_s"]),
         colluders=adversary if hasattr(adversary, "rewrite") else None,
-        server=config.build(cfg.get("server"), "server"),
+        server=server,
     )

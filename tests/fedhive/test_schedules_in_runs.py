@@ -145,6 +145,8 @@ def test_a_zone_without_intensity_stops_the_run_before_it_begins(tiny, tmp_path)
     with pytest.raises(UserError, match=r"ci\.csv:1: no intensity for zone 'GB'"):
         launch(tiny(*words), tmp_path / "run")
     assert not (tmp_path / "run" / "rounds.jsonl").exists()
+    with pytest.raises(UserError, match=r"no intensity for zone 'XX'; known zones"):
+        launch(tiny("server.zone=XX"), tmp_path / "other")
 
 
 def test_without_a_carbon_forecast(tiny, tmp_path):
