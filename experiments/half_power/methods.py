@@ -14,7 +14,7 @@ COMMON = (
 _HARD = ("availability.mean_on=[0.2,0.6]", "availability.days=2", "availability.start_s=-86400")
 HIVES = {"phones": ("availability=phones", *_HARD), "spot": ("availability=spot", *_HARD)}
 REGIMES = {"movable": ("partition=iid",), "pinned": ("partition=dirichlet", "partition.alpha=0.5")}
-RATES = (0.05, 0.1, 0.2)
+RATES = (0.025, 0.05, 0.1, 0.2)
 """Learning rates tried for every contender."""
 
 _FIVE = ("local_work=steps", "local_work.steps=5")
@@ -37,7 +37,7 @@ RIVALS: dict[str, tuple[str, ...]] = {
     "fitted to a deadline": ("selection=all", *_MINUTE, "local_work=fit_deadline",
                              "local_work.max_passes=null", "withdrawal=notice", *_SAMPLES),
     "FedBuff": ("selection=concurrency", f"selection.limit={NODES}", "trigger=buffer",
-                "trigger.k=8", "combine=fedbuff", *_FIVE),
+                "trigger.k=2", "combine=fedbuff", *_FIVE),
     "DiLoCo, all or nothing": ("selection=all", "local_work=steps", "local_work.steps=10",
                                "combine.weighting=uniform", "server_opt=nesterov"),
     "Oort": ("selection=oort", "selection.k=10", "trigger=first_k", "trigger.k=8", *_FIVE),

@@ -34,11 +34,12 @@ def ideal(results: Results) -> Reference:
         parts = name.split(" / ")
         if parts[0] == "ideal":
             groups.setdefault((parts[1], parts[2]), []).append(result)
-    points = [
-        (statistics.mean(r["samples"] for r in runs), statistics.mean(r["accuracy"] for r in runs))
-        for runs in groups.values()
-    ]
-    return envelope(points)
+    best: dict[float, float] = {}
+    for runs in groups.values():
+        samples = statistics.mean(run["samples"] for run in runs)
+        accuracy = statistics.mean(run["accuracy"] for run in runs)
+        best[samples] = max(accuracy, best.get(samples, 0.0))
+    return envelope(list(best.items()))
 
 
 def runs_of(results: Results, method: str, hive: str, regime: str, seeds: int) -> list[Any]:
@@ -157,7 +158,7 @@ def figure(results: Results, seeds: int) -> str:
     parts = []
     panels = [(hive, regime) for regime in methods.REGIMES for hive in methods.HIVES]
     for i, (hive, regime) in enumerate(panels):
-        x0, y0 = LEFT + (i % 2) * (WIDTH + 40), (i // 2) * height
+        x0, y0 = LEFT + (i % 2) * (WIDTH + 80), (i // 2) * height
         parts.append(
             f'<text x="{x0}" y="{y0 + 40}" font-size="14" font-weight="bold">'
             f"{hive}, {regime} data</text>"
@@ -173,7 +174,7 @@ def figure(results: Results, seeds: int) -> str:
                     f'<text x="{x0 - 8}" y="{y + 13}" text-anchor="end" font-weight="{weight}">'
                     f"{html.escape(name)}</text>"
                 )
-    width, total = LEFT + 2 * (WIDTH + 40), 2 * height + 30
+    width, total = LEFT + 2 * (WIDTH + 80), 2 * height + 30
     legend = (
         f'<rect x="{LEFT}" y="8" width="14" height="12" fill="{DARK}"/>'
         f'<text x="{LEFT + 20}" y="18">eta: share of the hive\'s power that became learning'
