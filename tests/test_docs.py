@@ -216,7 +216,7 @@ def test_a_sweep_of_ones_own(example: Any, fedhive: Any) -> None:
 
 
 def test_a_hive_that_comes_and_goes(fedhive: Any) -> None:
-    plain, everything, buffered, ideal, measured = commands(DOCS / "howto/volatile.md")
+    plain, everything, buffered, ideal, measured, best = commands(DOCS / "howto/volatile.md")
     assert measured[:-1] == everything
     assert everything[: len(plain)] == plain
     short = {"time_limit_s": 1500, "nodes": 12, "eval_every": 1}
@@ -231,6 +231,9 @@ def test_a_hive_that_comes_and_goes(fedhive: Any) -> None:
     assert set(RunDir(run).availability()) == {str(node) for node in range(12)}
     assert (RunDir(run).forecast()["forecaster"], before["eta"]) == ("Survival", None)
     assert fedhive(replaced(buffered, rounds=3))[0] == 0
+    status, run = fedhive(replaced(best, time_limit_s=900, nodes=12))
+    assert status == 0
+    assert summary(run)["eta_system"] > 0.5
 
 
 def test_training_when_electricity_is_clean(fedhive: Any) -> None:

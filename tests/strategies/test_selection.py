@@ -135,7 +135,10 @@ PLACES = {
     "${client.lr}": "0.05",
     "${local_work}": "{_target_: strategies.local_work.Epochs}",
 }
-OWN = {"all": {"k": None}, "cpow_d": {"loss": "batch"}, "rpow_d": {"loss": "reported"}}
+OWN = {
+    "all": {"k": None}, "cpow_d": {"loss": "batch"}, "rpow_d": {"loss": "reported"},
+    "one_per_group": {"groups": ["owner", "device"]},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("group", ["selection", "local_work", "trigger"])
@@ -146,7 +149,7 @@ def test_every_yaml_says_what_it_is_and_gives_the_defaults(group: str):
         for place, value in PLACES.items():
             text = text.replace(place, value)
         node = yaml.safe_load(text)
-        needed = {key: node[key] for key in ("_target_", "work") if key in node}
+        needed = {key: node[key] for key in ("_target_", "work", "fit") if key in node}
         changed = OWN.get(path.stem, {}) if group == "selection" else {}
         default = dataclasses.replace(config.build(needed), **changed)
         assert config.build(node) == default, path.name
