@@ -193,7 +193,7 @@ class FitBatch:
     ``combine.weighting=samples`` each sample of a step counts alike, as if the step had been done
     on one large batch spread over the hive. Where fast machines take more steps instead, their
     long walks dominate the average: on 40 machines whose speeds spread as exp(0.8 N(0, 1)), with
-    Nesterov's outer step, that cost 2 points of accuracy (see ``experiments/half_power``).
+    Nesterov's outer step, that cost 0.7 to 1.2 points of accuracy (``experiments/half_power``).
 
     Args:
         fit: local work with ``batch_size`` 1, whose steps are the samples.

@@ -62,11 +62,19 @@ def load(source: str | Path, layout: Layout) -> Floats:
         have = arrays[name].shape if name in arrays else None
         if have != wanted.get(name):
             raise UserError(
-                f"init_from: {path} is of another model: parameter {name} is {have or 'missing'} "
-                f"there and {wanted.get(name) or 'missing'} here"
+                f"init_from: {path} is of another model: parameter {name} is {_shown(have)} "
+                f"there and {_shown(wanted.get(name))} here"
             )
-    params = [np.asarray(arrays[name], np.float32).reshape(-1) for name in wanted]
+        if arrays[name].dtype != np.float32:
+            raise UserError(
+                f"init_from: {path}: parameter {name} is {arrays[name].dtype}, not float32"
+            )
+    params = [arrays[name].reshape(-1) for name in wanted]
     vector = np.concatenate(params) if params else np.empty(0, np.float32)
     if not np.isfinite(vector).all():
         raise UserError(f"init_from: {path} holds weights that are not finite")
     return vector
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"{shape}"

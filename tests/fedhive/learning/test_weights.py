@@ -38,7 +38,7 @@ def test_the_order_of_the_file_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "reason"),
     [
-        (LAYOUT[:2], "scale is .* there and missing here"),
+        (LAYOUT[:2], r"scale is \(\) there and missing here"),
         ([*LAYOUT, ("more", (1,))], "more is missing there"),
         ([("0.weight", (3, 2)), *LAYOUT[1:]], r"0.weight is \(2, 3\) there and \(3, 2\) here"),
     ],
@@ -51,6 +51,13 @@ def test_another_models_weights_are_refused(tmp_path, layout, reason):
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(UserError, match="not finite"):
         weights.load(written(tmp_path / "w.npz", np.full(9, np.nan, np.float32)), LAYOUT)
+
+
+def test_numbers_of_another_kind_are_refused(tmp_path):
+    words = {name: np.full(shape, "1.0") for name, shape in LAYOUT}
+    np.savez(tmp_path / "w.npz", **words)
+    with pytest.raises(UserError, match=r"0.weight is <U3, not float32"):
+        weights.load(tmp_path / "w.npz", LAYOUT)
 
 
 def test_pickles_truncated_files_and_nothing_are_refused(tmp_path):
