@@ -1,0 +1,1 @@
+"""Selective encryption: ciphers, keys, masks."""
