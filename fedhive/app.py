@@ -7,7 +7,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhive import client as trainer
 from fedhive import guard
-from fedhive.chain import dispatch
+from fedhive.chain import answer, dispatch
 from fedhive.client import HiveClientApp
 
 guard.check()  # also inside an app bundle, where another project's folder may lie first
@@ -26,6 +26,12 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate on this node's data."""
     return trainer.evaluate(message, context)
+
+
+@client.query("he_share")
+def he_share(message: Message, context: Context) -> Message:
+    """Answer the server's half of the protection, as a holder of key shares does."""
+    return answer(message, context)
 
 
 @server.main()

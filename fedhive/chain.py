@@ -36,6 +36,24 @@ class Adversary(Protocol):
         ...
 
 
+class Shield(Protocol):
+    """Who may see what of a client's update (group ``protection``)."""
+
+    def mods(self, node_number: int) -> Sequence[Mod]:
+        """What machine ``node_number`` runs around its trainer, outside any attack."""
+        ...
+
+    def answer(self, message: Message, context: Context) -> Message:
+        """A node's answer to a query of the server's half."""
+        ...
+
+
+@lru_cache(maxsize=4)
+def _shield(text: str) -> Shield | None:
+    shield: Shield | None = config.build(config.loads(text).get("protection"), "protection")
+    return shield
+
+
 @lru_cache(maxsize=4)
 def _adversary(text: str) -> tuple[frozenset[int], tuple[Mod, ...]]:
     cfg = config.loads(text)
@@ -47,10 +65,27 @@ def _adversary(text: str) -> tuple[frozenset[int], tuple[Mod, ...]]:
 
 
 def chain_of(context: Context) -> tuple[Mod, ...]:
-    """The mods of one node, outermost first; empty for an honest, unprotected node."""
-    text = bench_of(context).text
+    """The mods of one node, outermost first; empty for an honest, unprotected node.
+
+    A liar's protection is outside its lies: what it makes up is hidden like anybody's update.
+    """
+    text, number = bench_of(context).text, client_number(context)
     members, mods = _adversary(text)
-    return mods if client_number(context) in members else ()
+    own = mods if number in members else ()
+    shield = _shield(text)
+    return own if shield is None else (*shield.mods(number), *own)
+
+
+def answer(message: Message, context: Context) -> Message:
+    """A node's answer to a query of the protection's server.
+
+    Raises:
+        ValueError: if there is no protection, or it answers no queries.
+    """
+    shield = _shield(bench_of(context).text)
+    if shield is None:
+        raise ValueError("this run has no protection, and nothing to answer for it")
+    return shield.answer(message, context)
 
 
 def wrap(mods: Sequence[Mod], handler: Handler) -> Handler:
@@ -66,6 +101,8 @@ def _bind(mod: Mod, inner: Handler) -> Handler:
 
 def dispatch(message: Message, context: Context, call_next: Handler) -> Message:
     """The one mod the ClientApp registers: runs the node's configured chain."""
+    if message.metadata.message_type.startswith("query"):
+        return call_next(message, context)
     return wrap(chain_of(context), call_next)(message, context)
 
 

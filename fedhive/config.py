@@ -69,6 +69,11 @@ class Config:
     carbon_forecast: Any = None
     server: Any = None
     attack: Any = None
+    protection: Any = None
+    mask: Any = None
+    cipher: Any = None
+    keys: Any = None
+    path: Any = None
     containment: Any = None
     identities: Any = None
     engine: Any = None

@@ -29,7 +29,20 @@ def build_strategy(cfg: Mapping[str, Any]) -> Strategy:
             f"strategy.min_available_nodes={least} but the hive has nodes={cfg['nodes']}: "
             "it would wait for ever"
         )
+    _check_protection(strategy, cfg)
     return strategy
+
+
+def _check_protection(strategy: Strategy, cfg: Mapping[str, Any]) -> None:
+    if cfg.get("protection") is None:
+        return
+    protection = getattr(strategy, "protection", None)
+    if protection is None:
+        raise UserError(
+            f"strategy {type(strategy).__name__} cannot open what a protection hides: it would "
+            "average what the server is not shown; use strategy=hive or protection=none"
+        )
+    protection.check(cfg)
 
 
 def check_method(bench: Workbench, strategy: Strategy) -> None:

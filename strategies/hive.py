@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from defenses.containment import Containment
 from defenses.enrolment import Enrolment, Register
+from defenses.protection.base import Protection, Request, Step
 from fedhive.flower import (
     Layout,
     failed_early,
@@ -67,6 +68,7 @@ class Hive(Strategy):
         placement: which training data the machines are given; None for their own.
         schedule: who may work at which time; None for everybody at any.
         carbon_forecast: what may be expected of carbon intensity; None for no forecasts.
+        protection: who may see what of a client's update; None for the server, everything.
         max_staleness: rounds after which a reply is too old, where the trigger keeps late ones;
             null for never.
         seed: of the selection's random streams.
@@ -90,6 +92,7 @@ class Hive(Strategy):
         idle_s: float = 60.0,
         schedule: Schedule | None = None,
         carbon_forecast: CarbonForecaster | None = None,
+        protection: Protection | None = None,
     ) -> None:
         if not idle_s > 0.0:
             raise ValueError(f"idle_s must be above 0, got {idle_s}")
@@ -101,7 +104,7 @@ class Hive(Strategy):
         self.combine: Combine = combine or Mean()
         self.server_opt: ServerOptimizer = server_opt or FedAvg()
         self.containment = containment or Containment()
-        self.placement = placement
+        self.placement, self.protection = placement, protection
         self.seed, self.idle_s = seed, idle_s
         self.schedule: Schedule = schedule or Now()
         self._check_schedule(carbon_forecast)
@@ -112,13 +115,14 @@ class Hive(Strategy):
         self.register = Register(identities, limit)
         self.reader = Reader(
             self.containment, self.combine.expects, self.inbox, self.watch, self.register,
-            max_staleness,
+            max_staleness, protection,
         )  # fmt: skip
         self._check_enough()
         self._vectors: dict[str, dict[str, Vector]] | None = None
         self._choices: dict[int, Choice] = {}
         self._agenda = Agenda()
         self._sent: tuple[Vector, Layout] | None = None
+        self._grid: Grid | None = None  # for a strategy that is driven as Flower's are
 
     def _check_schedule(self, carbon_forecast: CarbonForecaster | None) -> None:
         """Refuse a schedule that cannot do its work with the other parts."""
@@ -164,6 +168,7 @@ class Hive(Strategy):
         if not self._keeps:
             self._forget_leftovers(grid)
         self._await(server_round, arrays, grid, clock)
+        self._prepare(server_round, arrays, grid)
         ids = self._ask(server_round, arrays, config, grid)
         if not ids and not (self._keeps and self.inbox.owing):
             clock.sleep_until(clock.now + self.idle_s)
@@ -171,7 +176,7 @@ class Hive(Strategy):
         opened = clock.now
         replies, arrivals = self._gather(server_round, ids, arrays, config, grid, clock)
         usable = self._read(replies, server_round, grid, clock)
-        new = self._step(usable, server_round)
+        new = self._step(usable, server_round, grid)
         self._learn(usable, server_round, len(ids), [t - opened for t in arrivals], grid)
         return arrays if new is None else new
 
@@ -291,6 +296,8 @@ class Hive(Strategy):
         """Instructions for the nodes that the selection picks."""
         view = self.watch.view(server_round, grid, self.inbox.busy(), 0, arrays)
         self._agenda = self.schedule.plan(view)
+        self._prepare(server_round, arrays, grid)
+        self._grid = grid
         return self._instructions(self._view(server_round, grid, arrays), arrays, config)
 
     def aggregate_train(
@@ -304,7 +311,7 @@ class Hive(Strategy):
         if self._sent is None:
             raise RuntimeError("aggregate_train was called before configure_train")
         usable = self._read(list(replies), server_round, grid, None)
-        new = self._step(usable, server_round)
+        new = self._step(usable, server_round, grid or self._grid)
         return new, None if new is None else mean_loss(usable)
 
     def configure_evaluate(
@@ -383,6 +390,7 @@ class Hive(Strategy):
         parts = {
             "selection": self.selection, "trigger": self.trigger, "placement": self.placement,
             "local_work": self.local_work, "schedule": self.schedule, "combine": self.combine,
+            "protection": self.protection,
         }  # fmt: skip
         return [(name, part) for name, part in parts.items() if hasattr(part, "restore")]
 
@@ -438,6 +446,9 @@ class Hive(Strategy):
             for name in self.combine.broadcasts
         }
         moves = self.placement.settings(view, list(self._choices)) if self.placement else {}
+        if self.protection is not None:
+            request = self._request(view.round, current, layout, view)
+            config = ConfigRecord({**config, **self.protection.settings(request)})
         return [
             self._instruction(node, view, arrays, {**config, **moves.get(node, {})}, extra)
             for node in self._choices
@@ -453,6 +464,8 @@ class Hive(Strategy):
     ) -> Message:
         work = self._agenda.settings.get(node) or self.local_work.settings(view, node)
         settings = {**config, **work, "server-round": view.round}
+        if self.protection is not None and self._choices[node].weight != 1.0:
+            settings["selection-weight"] = self._choices[node].weight
         own = self._personal(node)
         if own is not None and self._sent is not None:
             arrays = from_flat(own, self._sent[1], shared=True)
@@ -463,6 +476,24 @@ class Hive(Strategy):
         past.selected += 1
         past.last_selected = view.round
         return Message(content, node, "train", group_id=str(view.round))
+
+    def _prepare(self, server_round: int, arrays: ArrayRecord, grid: Grid) -> None:
+        """Let the protection settle what it must before anybody is asked."""
+        if self.protection is None:
+            return
+        arrays = in_memory(arrays)
+        layout = layout_of(arrays)
+        view = self.watch.view(server_round, grid, self.inbox.busy(), 0, arrays)
+        self._choices = {}
+        request = self._request(server_round, flatten_record(arrays, layout), layout, view)
+        self.protection.prepare(request, grid)
+
+    def _request(self, server_round: int, current: Vector, layout: Layout, view: View) -> Request:
+        chosen = self._choices
+        return Request(
+            server_round, current, layout, {n: c.probability for n, c in chosen.items()},
+            self.watch.known, view.idle, {n: c.weight for n, c in chosen.items()},
+        )  # fmt: skip
 
     def _personal(self, node: int) -> Vector | None:
         """The model that this node is sent in place of the global one, if it has its own."""
@@ -489,7 +520,9 @@ class Hive(Strategy):
                 self.placement.arrived(reply.node, reply.asked.round)
         return usable
 
-    def _step(self, usable: list[Reply], server_round: int) -> ArrayRecord | None:
+    def _step(
+        self, usable: list[Reply], server_round: int, grid: Grid | None
+    ) -> ArrayRecord | None:
         """The model after this round; None if there is nothing to make one of."""
         if not usable:
             return None
@@ -500,6 +533,14 @@ class Hive(Strategy):
             usable, current, server_round, self.combine.expects, self.watch.known, self.register
         )
         target, combine_state = self.combine.combine(cohort, memory["combine"])
+        if self.protection is not None:
+            opened = [reply.opened for reply in usable]
+            step = Step(cohort, target, opened, self.combine, memory["combine"], grid)
+            release = self.protection.reveal(step)
+            self.reader.leave_out(usable, release, grid)
+            if release.model is None:
+                return None
+            target = release.model
         model, opt_state = self.server_opt.step(
             current, target, memory["server_opt"], server_round
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, MetricRecord
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from defenses.containment import Containment, Update
 from defenses.enrolment import Register
+from defenses.protection.base import Protection, Release, SentModel
 from fedhive.flower import Layout, Malformed
 from strategies import verdicts
 from strategies.combine import Cohort
@@ -31,12 +33,16 @@ class Reply:
         base: the model that its client started from, float32 [P].
         update: what it brought.
         staleness: rounds since it was asked.
+        key: id of the message that it answers.
+        opened: what the protection parsed of it.
     """
 
     asked: Asked
     base: Vector
     update: Update
     staleness: int
+    key: str = ""
+    opened: Any = None
 
     @property
     def node(self) -> int:
@@ -55,6 +61,7 @@ class Reader:
         watch: where what nodes have shown is remembered.
         register: where strikes are noted.
         max_staleness: rounds after which a reply is too old; None for never.
+        protection: what is hidden in replies; None for nothing.
     """
 
     containment: Containment
@@ -63,6 +70,7 @@ class Reader:
     watch: Watch
     register: Register
     max_staleness: int | None = None
+    protection: Protection | None = None
 
     def read(
         self,
@@ -142,13 +150,26 @@ class Reader:
         if self.register.expelled(asked.node, asked.round):
             verdicts.settle(grid, key, "rejected", "expelled after its earlier replies")
             return None
+        content, opened = message.content, None
         try:
-            update = self.containment.open(message.content, layout, self.expects, base)
+            if self.protection is not None:
+                sent_model = SentModel(asked.node, asked.round, base, layout, asked.weight)
+                content, opened = self.protection.open(content, sent_model)
+            update = self.containment.open(content, layout, self.expects, base)
         except Malformed as error:
             verdicts.settle(grid, key, "rejected", str(error))
             self.register.strike(asked.node, asked.round, str(error))
             return None
-        return Reply(asked, base, update, staleness)
+        return Reply(asked, base, update, staleness, key, opened)
+
+    def leave_out(self, replies: Sequence[Reply], release: Release, grid: Grid | None) -> None:
+        """Take back the verdict on replies that the protection could not use."""
+        left_out = dict(release.left_out or {})
+        if release.model is None:
+            left_out = {reply.node: release.reason for reply in replies} | left_out
+        for reply in replies:
+            if reply.node in left_out:
+                verdicts.revise(grid, reply.key, "rejected", left_out[reply.node])
 
 
 def cohort_of(

@@ -24,6 +24,13 @@ def settle(grid: Grid | None, message_id: str, verdict: str, reason: str = "") -
         tell(message_id, verdict, reason)
 
 
+def revise(grid: Grid | None, message_id: str, verdict: str, reason: str) -> None:
+    """Change a verdict that was given too early, as long as the round is not over."""
+    tell: Callable[[str, str, str], None] | None = getattr(grid, "revise", None)
+    if tell is not None:
+        tell(message_id, verdict, reason)
+
+
 def settle_failure(grid: Grid | None, reply: Message) -> bool:
     """Give the verdict on an error reply; whether its machine withdrew."""
     withdrawn = bool(reply.error.code == NODE_UNAVAILABLE)

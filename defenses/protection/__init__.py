@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from defenses.protection.base import Handler, Mod, Protection, Release, Request, Step
+from defenses.protection.base import Handler, Mod, Protection, Release, Request, SentModel, Step
 from defenses.protection.stack import Stack
 
-__all__ = ["Handler", "Mod", "Protection", "Release", "Request", "Stack", "Step"]
+__all__ = ["Handler", "Mod", "Protection", "Release", "Request", "SentModel", "Stack", "Step"]

@@ -58,6 +58,25 @@ class Request:
 
 
 @dataclass(frozen=True)
+class SentModel:
+    """What a reply answers.
+
+    Args:
+        node: who sent it.
+        round: in which round it was asked.
+        base: the model that it was sent, float32 [P].
+        layout: its names and shapes.
+        weight: the selection's weight of the node.
+    """
+
+    node: int
+    round: int
+    base: Vector
+    layout: Layout
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Step:
     """A round that is being combined: what a protection may reveal sums of.
 
@@ -144,7 +163,7 @@ class Protection:
         """What is added to the round's instructions; called once a wave, noted by accountants."""
         return {}
 
-    def open(self, content: RecordDict, node: int, server_round: int) -> tuple[RecordDict, Any]:
+    def open(self, content: RecordDict, sent: SentModel) -> tuple[RecordDict, Any]:
         """A reply without this protection's records and metrics, and what was parsed from them.
 
         Raises:

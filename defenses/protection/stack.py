@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from defenses.protection.base import Mod, Protection, Release, Request, Setting, Step
+from defenses.protection.base import Mod, Protection, Release, Request, SentModel, Setting, Step
 from fedhive.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Stack(Protection):
             found |= own
         return found
 
-    def open(self, content: RecordDict, node: int, server_round: int) -> tuple[RecordDict, Any]:
+    def open(self, content: RecordDict, sent: SentModel) -> tuple[RecordDict, Any]:
         """The reply without any layer's records, and what each parsed."""
         opened = []
         for layer in self.layers:
-            content, found = layer.open(content, node, server_round)
+            content, found = layer.open(content, sent)
             opened.append(found)
         return content, tuple(opened)
 
