@@ -147,6 +147,7 @@ def _experiment(composed: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from fedhive import early
     from fedhive.compose import plain
     from fedhive.sweep import check_cores
 
@@ -158,6 +159,7 @@ def _experiment(composed: Any) -> float | None:
         check_cores(settings.launcher, cfg["engine"])
         group = directory.parent.name
 
+    early.load_data(cfg["data"])
     from fedhive.launch import launch
 
     _collect_again()

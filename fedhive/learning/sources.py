@@ -55,8 +55,7 @@ def cached(source: Path, parse: Callable[[Path], Bytes]) -> Bytes:
         UserError: ``source`` cannot be read, or ``parse`` refuses it.
     """
     try:
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(source)
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from error
     try:
@@ -69,6 +68,15 @@ def cached(source: Path, parse: Callable[[Path], Bytes]) -> Bytes:
     array = parse(source)
     _store(entry, array)
     return array
+
+
+def _digest(path: Path) -> str:
+    """The file's SHA-256, in few large pieces: beside another thread, each waits for its turn."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            sha256.update(piece)
+    return sha256.hexdigest()
 
 
 def _recall(entry: Path) -> Bytes | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedhive import config, seeding
+from fedhive import config, early, seeding
 from fedhive.errors import UserError
 from fedhive.learning import models, weights
 from fedhive.learning.data import Dataset
@@ -128,7 +128,8 @@ class Workbench:
     @cached_property
     def data(self) -> Dataset:
         """The data set, loaded and normalised."""
-        dataset: Dataset = config.build(self.cfg["data"], "data")
+        ready: Dataset | None = early.loaded(self.cfg["data"])
+        dataset: Dataset = config.build(self.cfg["data"], "data") if ready is None else ready
         return dataset
 
     @cached_property
