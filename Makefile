@@ -24,8 +24,10 @@ help:  ## this list
 demo: $(STAMPS)/core  ## train on real digits, print the result and where the report is
 	$(BIN)/fedhive run experiment=quickstart
 
+# A worker for each core; a slow file does not hold up the others. For one process: make test JOBS=0
+JOBS ?= logical
 test: $(STAMPS)/test  ## run the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMPS)/dev  ## ruff, its formatter, mypy
 	$(BIN)/ruff check .
