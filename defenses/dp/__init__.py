@@ -1,0 +1,3 @@
+"""Differential privacy: noise, and the accounts that tell its worth."""
+
+from __future__ import annotations
