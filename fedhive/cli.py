@@ -228,11 +228,11 @@ def _report(argv: list[str]) -> None:
 
 
 def _doctor(argv: list[str]) -> None:
-    if argv:
-        raise UserError("usage: fedhive doctor")
+    if argv not in ([], ["--json"]):
+        raise UserError("usage: fedhive doctor [--json]")
     from fedhive.doctor import examine
 
-    examine()
+    examine(as_json=bool(argv))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -141,7 +141,7 @@ def test_two_runs_in_the_same_second(cli, tmp_path):
 
 
 def test_our_own_mistakes_show_a_traceback(cli, monkeypatch):
-    def broken() -> None:
+    def broken(**_: object) -> None:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr("fedhive.doctor.examine", broken)
