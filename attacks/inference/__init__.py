@@ -1,0 +1,1 @@
+"""Inference from recorded views: membership, properties, attributes, local models."""
