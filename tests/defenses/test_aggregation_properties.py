@@ -29,7 +29,7 @@ RULES = {
 }  # fmt: skip
 SELECTING = {"krum", "multi_krum", "minimum_diameter_averaging", "caf", "smea", "bulyan",
              "divide_and_conquer"}  # fmt: skip
-EQUIVARIANT = {**{name: RULES[name] for name in SELECTING}, "geometric_median": GEOMETRIC,
+EQUIVARIANT = {**{name: RULES[name] for name in sorted(SELECTING)}, "geometric_median": GEOMETRIC,
                "mean": A.mean, "coordinate_median": A.coordinate_median,
                "trimmed_mean": A.trimmed_mean, "meamed": A.meamed}  # fmt: skip
 N, F, D = 11, 2, 23
