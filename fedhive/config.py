@@ -69,6 +69,7 @@ class Config:
     carbon_forecast: Any = None
     server: Any = None
     attack: Any = None
+    observer: Any = None
     protection: Any = None
     mask: Any = None
     cipher: Any = None

@@ -21,6 +21,7 @@ from rich.console import Console
 from fedhive import config
 from fedhive.errors import UserError
 from fedhive.flower import flatten_record, from_flat
+from fedhive.leakage.observer import Observer, listen
 from fedhive.learning import weights
 from fedhive.learning.workbench import Workbench, sha256, workbench
 from fedhive.method import build_strategy, check_method
@@ -120,6 +121,7 @@ class Session:
         self.params: NDArray[np.float32] = self.bench.initial.numpy()
         self.arrays: ArrayRecord = from_flat(self.params, self.bench.layout, shared=True)
         self.progress = Progress([], {}, [])
+        self.wire = listen(self.grid, self.cfg, self.bench, self.strategy, run_dir.path)
 
     # ---- the run ------------------------------------------------------------------------------
 
@@ -168,11 +170,13 @@ class Session:
     def _round(self, number: int) -> dict[str, Any]:
         began, sent = time.perf_counter(), self.grid.sent
         self.arrays = play_round(
-            self.strategy, number, self.arrays, self._work(), self.grid,
+            self.strategy, number, self.arrays, self._work(), self.wire,
             seed=int(self.cfg["seed"]), timeout_s=float(self.cfg["round_timeout_s"]),
             screen=self.screen,
         )  # fmt: skip
         self.params = flatten_record(self.arrays, self.bench.layout)
+        if isinstance(self.wire, Observer):
+            self.wire.end_round(number)
         events = self.grid.collect_events()
         loss, accuracy = self._evaluate(number)
         record = round_record(
