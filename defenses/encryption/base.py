@@ -7,8 +7,8 @@ real hive. One round looks like this::
                 sealed = cipher.encrypt(values, upload, context)   # one blob: header, body, shares
     server      one    = cipher.parse(blob, context, keys)         # SealError names what is wrong
                 total  = cipher.add([one, other, ...])
-                sums   = keys.open(cipher, [total], question, ask) # ask: bytes to members and back
-    members     answer = keys.member(node).answer(question_bytes)
+                sums   = keys.open(cipher, [total], ask)          # ask: bytes to members and back
+    members     answer = keys.member(node, cipher).answer(question)
 
 `Context` binds a ciphertext to one run, round, mask and sender; nothing that was made for another
 context is ever parsed. Ciphers add integers exactly; clients scale their values before they
@@ -17,7 +17,7 @@ encrypt, so no ciphertext is ever multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -212,23 +212,28 @@ class Cipher(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Question:
-    """What the holders of the key are asked to open.
+class FreshCipher(Cipher, Protocol):
+    """A cipher every upload of which has a key of its own; what opens a sum is short."""
 
-    Args:
-        run: as in `Context`.
-        round: likewise.
-        mask: likewise.
-        params: the cipher's ``params_id``.
-        buckets: disjoint groups of senders, ascending; each group's sum is to be opened.
-    """
+    def short_keys(self, secrets: Iterable[Any]) -> Ints:
+        """The sum of some uploads' short keys, int64 [N]."""
+        ...
 
-    run: bytes
-    round: int
-    mask: bytes
-    params: bytes
-    buckets: tuple[tuple[int, ...], ...]
+
+class StandingCipher(Cipher, Protocol):
+    """A cipher with one key for everybody; what opens a sum is that key, so sums must travel."""
+
+    def pack(self, total: Ciphertext) -> bytes:
+        """A sum as bytes, for the holder of the key."""
+        ...
+
+    def unpack(self, data: bytes, context: Context, uploads: tuple[Upload, ...]) -> Ciphertext:
+        """A sum from bytes of the network.
+
+        Raises:
+            SealError: if they are none of these parameters.
+        """
+        ...
 
 
 class Member(Protocol):

@@ -9,6 +9,7 @@ refused. A decrypted sum is an integer times the step: it carries no noise that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,20 @@ class FixedPoint:
             np.minimum(scaled, self.levels, out=scaled)
         return scaled.astype(np.int32), saturated
 
+    def integers(self, values: NDArray[Any]) -> tuple[NDArray[np.integer], int]:
+        """Floats encoded, integers as they are; and how many values were cut.
+
+        Raises:
+            NotFinite: for NaN or infinity.
+            ValueError: for integers outside [-levels, levels].
+        """
+        if values.dtype.kind == "f":
+            return self.encode(values)
+        if int(values.max(initial=0)) > self.levels or int(values.min(initial=0)) < -self.levels:
+            raise ValueError(f"integers to encrypt must be within -/+{self.levels}")
+        return values, 0
+
     def decode(self, ints: NDArray[np.integer]) -> NDArray[np.float64]:
         """Integers, or sums of them, in the values' unit: float64 [m]."""
-        return np.multiply(ints, self.step, dtype=np.float64)
+        values: NDArray[np.float64] = np.multiply(ints, self.step, dtype=np.float64)
+        return values
