@@ -149,6 +149,8 @@ class Session:
             self.run_dir.append_events(self.progress.leftovers)
             self.progress.count(self.progress.leftovers)
         finally:
+            if isinstance(self.wire, Observer):
+                self.wire.flush()
             carbon = self._carbon()
             summary = self._summary(carbon)
             self.run_dir.write_bytes(weights.NAME, weights.pack(self.params, self.bench.layout))
@@ -230,8 +232,8 @@ class Session:
         return every > 0 and (number % every == 0 or number == int(self.cfg["rounds"]))
 
     def _checkpoint(self, number: int) -> None:
-        if not isinstance(self.grid, World):
-            return
+        if isinstance(self.wire, Observer):
+            self.wire.flush()
         strategy, vectors = strategy_state(self.strategy)
         contexts, memories = checkpoints.pack_contexts(self.grid.contexts)
         world, models = self.grid.state()

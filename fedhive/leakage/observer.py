@@ -8,6 +8,7 @@ for) leaves no record: looking at it would make the run pay for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,8 @@ class Observer(Grid):
         self._open: dict[str, _Note] = {}
         self._arrived: list[tuple[_Note, Message, RecordDict | None]] = []
         self._vectors: dict[int, tuple[ArrayRecord, Any]] = {}
+        self._writer = ThreadPoolExecutor(1, "views")
+        self._writing: Future[int] | None = None
         store.create(self.layout, public, plan.about())
 
     def __getattr__(self, name: str) -> Any:
@@ -204,22 +207,32 @@ class Observer(Grid):
             mended = np.asarray(note.honest + (returned - note.sent), dtype=np.float32)
             reply.content = _with_model(reply.content, name, from_flat(mended, self.layout))
 
-    def end_round(self, number: int) -> int:
-        """Write what came while round ``number`` was played; bytes written.
+    def end_round(self, number: int) -> None:
+        """Record what came while round ``number`` was played; written while the run goes on.
 
         Call when the strategy is done with the round.
         """
         arrived, self._arrived = self._arrived, []
         self._vectors.clear()
         if number % self.plan.every:
-            return 0
+            return
         records = [record for one in arrived if (record := self._record(*one)) is not None]
-        written = self.store.save_round(number, records)
+        self.flush()
+        self._writing = self._writer.submit(self.store.save_round, number, records)
         if self.plan.onlookers and records:
             views = {r.node: view_of([r], self.layout, self.knower) for r in reversed(records)}
             for onlooker in self.plan.onlookers:
                 onlooker.look(number, dict(sorted(views.items())), self.layout, self.public)
-        return written
+
+    def flush(self) -> None:
+        """Wait until what was recorded is written.
+
+        Raises:
+            OSError: if it could not be, for want of room.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def _record(self, note: _Note, reply: Message, original: RecordDict | None) -> Recorded | None:
         """What came back; ``original`` is the content that was mended, if it was."""
