@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from flwr.app import Context, Message
 
+from attacks.bait import Bait
 from attacks.exchange import Handler, Mod, Trained, recall, remember, round_of, trained
 from attacks.knowledge import Round
 from attacks.plot import Plot
 from fedhive import config, seeding
 from fedhive.compose import text_of
 from fedhive.flower import Malformed
+from fedhive.world.availability import Availability
+from fedhive.world.devices import Device
 
 __all__ = [
     "Collusion",
@@ -88,6 +91,7 @@ class Infiltration:
         fraction: share of the machines, rounded to the nearest number of machines.
         count: number of malicious machines, instead of a share.
         place: "drawn" at random, or the "last" machines.
+        bait: what they pretend so as to be picked; None for nothing.
 
     Raises:
         ValueError: for a share or number that cannot be.
@@ -97,6 +101,7 @@ class Infiltration:
     fraction: float = 0.2
     count: int | None = None
     place: Literal["drawn", "last"] = "drawn"
+    bait: Bait | None = None
 
     def __post_init__(self) -> None:
         check_share(self.fraction, self.count)
@@ -108,6 +113,12 @@ class Infiltration:
     def mods(self) -> Sequence[Mod]:
         """The one behaviour."""
         return (self.behaviour,)
+
+    def pretend(
+        self, devices: Sequence[Device], availability: Availability, seed: int
+    ) -> tuple[Sequence[Device], Availability]:
+        """The machines as they are declared, and when they are on; see `attacks.bait`."""
+        return _pretended(self.bait, self.members(len(devices), seed), devices, availability)
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,7 @@ class Collusion:
         count: number of malicious machines, instead of a share.
         place: "drawn" at random, or the "last" machines.
         behaviours: Flower client mods that each of them runs besides, such as data poisoning.
+        bait: what they pretend so as to be picked; None for nothing.
 
     Raises:
         ValueError: for a share or number that cannot be.
@@ -134,6 +146,7 @@ class Collusion:
     count: int | None = None
     place: Literal["drawn", "last"] = "drawn"
     behaviours: Sequence[Mod] = field(default=())
+    bait: Bait | None = None
 
     def __post_init__(self) -> None:
         check_share(self.fraction, self.count)
@@ -145,6 +158,12 @@ class Collusion:
     def mods(self) -> Sequence[Mod]:
         """The behaviours; what is crafted together is no mod."""
         return tuple(self.behaviours)
+
+    def pretend(
+        self, devices: Sequence[Device], availability: Availability, seed: int
+    ) -> tuple[Sequence[Device], Availability]:
+        """The machines as they are declared, and when they are on; see `attacks.bait`."""
+        return _pretended(self.bait, self.members(len(devices), seed), devices, availability)
 
     def rewrite(
         self,
@@ -205,6 +224,17 @@ class Collusion:
         remember(leader, memory)
         for node, row in zip(bad, rows, strict=True):
             batch[node].send(row)
+
+
+def _pretended(
+    bait: Bait | None,
+    members: frozenset[int],
+    devices: Sequence[Device],
+    availability: Availability,
+) -> tuple[Sequence[Device], Availability]:
+    if bait is None:
+        return devices, availability
+    return bait.declared(devices, members), bait.shown(availability, members)
 
 
 def plot_rng(seed: int, number: int) -> np.random.Generator:

@@ -37,6 +37,9 @@ def launch(
     run_dir = RunDir.create(directory)
     text = config.dumps(cfg)
     try:
+        if _is_elsewhere(cfg):
+            summary: dict[str, Any] = config.build(cfg["engine"], "engine").play(cfg, run_dir)
+            return summary
         with _session(text, run_dir, group) as session:
             return _play(session, text)
     except UserError:
@@ -56,10 +59,20 @@ def resume(directory: str | Path) -> dict[str, Any]:
     cfg = run_dir.config()
     if not cfg:
         raise UserError(f"{directory} holds no run (no config.json); give the run directory")
+    if _is_elsewhere(cfg):
+        engine_class: Any = config.locate(cfg["engine"]["_target_"], "engine")
+        summary: dict[str, Any] = engine_class.resume(run_dir)
+        return summary
     text = config.dumps(cfg)
     with _session(text, run_dir, None) as session:
         session.resume()
         return _play(session, text)
+
+
+def _is_elsewhere(cfg: Mapping[str, Any]) -> bool:
+    """Whether the engine plays whole runs elsewhere, not tasks in this process."""
+    target = (cfg.get("engine") or {}).get("_target_")
+    return target is not None and hasattr(config.locate(target, "engine"), "play")
 
 
 def _play(session: Session, text: str) -> dict[str, Any]:
@@ -105,11 +118,14 @@ def build_world(
     availability = config.build(cfg["availability"], "availability", **about)
     carbon = config.build(cfg["carbon"], "carbon", **about)
     server = config.build(cfg.get("server"), "server")
-    drawing = [*devices, *([server] if getattr(server, "zone", None) else [])]
+    adversary = config.build(cfg.get("attack"), "attack")
+    declared = devices
+    if hasattr(adversary, "pretend"):
+        declared, availability = adversary.pretend(devices, availability, seed)
+    drawing = [*devices, *declared, *([server] if getattr(server, "zone", None) else [])]
     for zone in sorted({str(each.zone) for each in drawing}):
         carbon.mean_g_per_kwh(zone, 0.0, 0.0)  # a zone without intensity stops the run here
     app = load_app(str(cfg["client_app"]))
-    adversary = config.build(cfg.get("attack"), "attack")
     return World(
         devices,
         availability,
@@ -122,4 +138,5 @@ def build_world(
         history_s=float(cfg["history_s"]),
         colluders=adversary if hasattr(adversary, "rewrite") else None,
         server=server,
+        declared=declared,
     )

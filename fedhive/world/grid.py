@@ -90,6 +90,7 @@ class World(Grid):
         colluders: see and rewrite the replies that are computed together; None for nobody.
         server: what the server draws; None leaves it unknown.
     """
+        declared: the machines as the server is told of them; None for as they are.
 
     def __init__(
         self,
@@ -105,14 +106,16 @@ class World(Grid):
         colluders: Colluders | None = None,
         server: Server | None = None,
     ) -> None:
+        declared: Sequence[Device] | None = None,
         assume_identity(RUN_ID)
         self.devices, self.availability, self.engine = list(devices), availability, engine
+        told = list(devices if declared is None else declared)
         self.carbon = carbon
         self.clock = VirtualClock(self._next_event)
         self.ledger = Ledger(devices, availability, carbon, server)
         self.detection_s, self.withdrawal = detection_s, withdrawal or Drop()
         ids = [FIRST_NODE_ID + i for i in range(len(self.devices))]
-        self.profiles = dict(zip(ids, self.devices, strict=True))
+        self.profiles = dict(zip(ids, told, strict=True))
         self.past = WorldPast(availability, self.clock, ids, -history_s)
         self.future = Foresight(availability, self.clock, ids, -history_s)
         self.contexts = [
@@ -128,7 +131,7 @@ class World(Grid):
         self._planner, self._colluders = planner, colluders
         self._infos = [
             node_info(FIRST_NODE_ID + i, device.name, device.location)
-            for i, device in enumerate(self.devices)
+            for i, device in enumerate(told)
         ]
         self._run = make_run(RUN_ID)
         self._count = 0
