@@ -172,7 +172,8 @@ class Hive(Strategy):
         ids = self._ask(server_round, arrays, config, grid)
         if not ids and not (self._keeps and self.inbox.owing):
             clock.sleep_until(clock.now + self.idle_s)
-            return arrays
+            alone = self._step([], server_round, grid)
+            return arrays if alone is None else alone
         opened = clock.now
         replies, arrivals = self._gather(server_round, ids, arrays, config, grid, clock)
         usable = self._read(replies, server_round, grid, clock)
@@ -524,7 +525,7 @@ class Hive(Strategy):
         self, usable: list[Reply], server_round: int, grid: Grid | None
     ) -> ArrayRecord | None:
         """The model after this round; None if there is nothing to make one of."""
-        if not usable:
+        if not usable and not getattr(self.protection, "moves_alone", False):
             return None
         assert self._sent is not None
         current, layout = self._sent
@@ -532,7 +533,9 @@ class Hive(Strategy):
         cohort = cohort_of(
             usable, current, server_round, self.combine.expects, self.watch.known, self.register
         )
-        target, combine_state = self.combine.combine(cohort, memory["combine"])
+        target, combine_state = current, memory["combine"]
+        if usable:
+            target, combine_state = self.combine.combine(cohort, combine_state)
         if self.protection is not None:
             opened = [reply.opened for reply in usable]
             step = Step(cohort, target, opened, self.combine, memory["combine"], grid)

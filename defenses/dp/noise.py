@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from fedhive import seeding
-
-SIMULATED = "simulated"
-"""Set in the node config of a world's machines; a real machine's is written by its owner."""
+from fedhive.world.instructions import SIMULATED
 
 Source = Literal["seeded", "os.urandom"]
 

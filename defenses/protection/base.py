@@ -120,6 +120,9 @@ class Protection:
     """Names of the records that protected replies carry beside the usual ones."""
     metrics: tuple[str, ...] = ()
     """Names of metrics that protected replies carry beside the usual ones."""
+    moves_alone: bool = False
+    """Whether `reveal` is also asked in a round without usable replies, so that noise may hide
+    that there were none."""
 
     # ---- before the run -----------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from fedhive.world.carbon import CarbonSignal
 from fedhive.world.clock import VirtualClock
 from fedhive.world.devices import Device
 from fedhive.world.instructions import (
+    SIMULATED,
     instruct_to_stop,
     pack_task,
     plan_from,
@@ -122,7 +123,7 @@ class World(Grid):
             Context(
                 run_id=RUN_ID,
                 node_id=FIRST_NODE_ID + i,
-                node_config={"partition-id": i, "num-partitions": len(self.devices)},
+                node_config=_machine(i, len(devices)),
                 state=RecordDict(),
                 run_config=dict(run_config),
             )
@@ -403,6 +404,11 @@ class World(Grid):
 
 _NEVER = Timeline(0.0, 0.0, 0.0, 0.0, 0.0, math.inf, 0.0)
 _NOTHING = Plan(0.0, 0, 0)
+
+
+def _machine(number: int, machines: int) -> dict[str, bool | float | int | str]:
+    """What a machine of this world says of itself, as a real one's owner would have set it."""
+    return {"partition-id": number, "num-partitions": machines, SIMULATED: True}
 
 
 def _by_machine(task: Task) -> tuple[int, float, int]:

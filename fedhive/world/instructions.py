@@ -28,6 +28,10 @@ STOP_AFTER = "stop-after-steps"
 TRANSFER = "transfer-bytes"
 """Bytes that travel to a machine along with an instruction, beside those of its records."""
 
+SIMULATED = "simulated"
+"""Set in the node config of a world's machines; a real machine's is written by its owner alone, so
+that no server can make it take predictable noise or keys for good ones."""
+
 ROWS = "rows"
 """The training rows that a machine holds from now on, as the bytes of an int32 array."""
 
