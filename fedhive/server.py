@@ -80,6 +80,18 @@ class Watcher(Protocol):
         ...
 
 
+class Guarding(Protocol):
+    """A protection, as far as the record of a run is concerned (group ``protection``)."""
+
+    def facts(self) -> dict[str, Any]:
+        """The content of ``protection.json``."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """Further keys of ``summary.json``."""
+        ...
+
+
 class Session:
     """One run on one grid.
 
@@ -105,6 +117,7 @@ class Session:
         self.bench: Workbench = workbench(text)
         self.strategy: Strategy = build_strategy(self.cfg)
         check_method(self.bench, self.strategy)
+        self.protection: Guarding | None = getattr(self.strategy, "protection", None)
         adversary = config.build(self.cfg.get("attack"), "attack")
         if hasattr(adversary, "rewrite") and not isinstance(self.grid, World):
             raise UserError(
@@ -157,6 +170,8 @@ class Session:
             self.run_dir.write_json("summary.json", summary)
             if self._scorer is not None:
                 self.run_dir.write_json("forecast.json", self._scorer.report())
+            if self.protection is not None:
+                self.run_dir.write_json("protection.json", self.protection.facts())
             if isinstance(self.grid, World):
                 accounts = self.grid.ledger.accounts(self.grid.clock.now)
                 self.run_dir.write_json("accounts.json", accounts)
@@ -263,7 +278,6 @@ class Session:
             raise UserError(
                 f"{self.run_dir.path}: config.json was changed since the checkpoint was written"
             )
-        assert isinstance(self.grid, World)
         self.run_dir.cut(saved.plain["sizes"])
         self.params = np.ascontiguousarray(saved.arrays["model"])
         self.arrays = from_flat(self.params, self.bench.layout, shared=True)
@@ -333,6 +347,7 @@ class Session:
             ),
             **{key: (carbon or {}).get(key) for key in carbon_record.SCORES},
             **({} if self._scorer is None else self._scorer.summary()),
+            **({} if self.protection is None else self.protection.summary()),
             "model_sha256": sha256(self.params),
             "config_sha256": _hash(self.text),
             "versions": versions(),
@@ -386,4 +401,4 @@ def _hash(text: str) -> str:
 def _engine_name(grid: World | MeteredGrid, target: str) -> str:
     if isinstance(grid, World):
         return grid.engine.name
-    return "flower"
+    return str(getattr(grid, "name", "flower"))

@@ -168,8 +168,8 @@ class Hive(Strategy):
         if not self._keeps:
             self._forget_leftovers(grid)
         self._await(server_round, arrays, grid, clock)
-        self._prepare(server_round, arrays, grid)
-        ids = self._ask(server_round, arrays, config, grid)
+        ready = self._prepare(server_round, arrays, grid)
+        ids = self._ask(server_round, arrays, config, grid) if ready else []
         if not ids and not (self._keeps and self.inbox.owing):
             clock.sleep_until(clock.now + self.idle_s)
             alone = self._step([], server_round, grid)
@@ -297,8 +297,9 @@ class Hive(Strategy):
         """Instructions for the nodes that the selection picks."""
         view = self.watch.view(server_round, grid, self.inbox.busy(), 0, arrays)
         self._agenda = self.schedule.plan(view)
-        self._prepare(server_round, arrays, grid)
         self._grid = grid
+        if not self._prepare(server_round, arrays, grid):
+            return []
         return self._instructions(self._view(server_round, grid, arrays), arrays, config)
 
     def aggregate_train(
@@ -478,16 +479,16 @@ class Hive(Strategy):
         past.last_selected = view.round
         return Message(content, node, "train", group_id=str(view.round))
 
-    def _prepare(self, server_round: int, arrays: ArrayRecord, grid: Grid) -> None:
+    def _prepare(self, server_round: int, arrays: ArrayRecord, grid: Grid) -> bool:
         """Let the protection settle what it must before anybody is asked."""
         if self.protection is None:
-            return
+            return True
         arrays = in_memory(arrays)
         layout = layout_of(arrays)
         view = self.watch.view(server_round, grid, self.inbox.busy(), 0, arrays)
         self._choices = {}
         request = self._request(server_round, flatten_record(arrays, layout), layout, view)
-        self.protection.prepare(request, grid)
+        return self.protection.prepare(request, grid)
 
     def _request(self, server_round: int, current: Vector, layout: Layout, view: View) -> Request:
         chosen = self._choices

@@ -104,6 +104,11 @@ class Reader:
             usable[reply.node], keys[reply.node] = reply, key
         for node, reply in self._bounded(usable).items():
             claimed, counted = usable[node].update.examples, reply.update.examples
+            doubt = self.protection.disbelieved(claimed, counted) if self.protection else ""
+            if doubt:
+                verdicts.settle(grid, keys[node], "rejected", doubt)
+                del usable[node]
+                continue
             cut = "" if claimed == counted else f"{claimed} examples counted as {counted}"
             verdicts.settle(grid, keys[node], "accepted", cut)
             usable[node] = reply

@@ -156,11 +156,15 @@ class Protection:
 
     # ---- server -------------------------------------------------------------------------------
 
-    def prepare(self, request: Request, grid: Grid | None) -> None:
+    def prepare(self, request: Request, grid: Grid | None) -> bool:
         """Settle what must be settled before anybody is asked to train, such as a common mask.
 
         Called before every round's instructions; ``chosen`` is empty.
+
+        Returns:
+            Whether that is settled; if not nobody is asked, and it is tried again later.
         """
+        return True
 
     def settings(self, request: Request) -> Mapping[str, Setting]:
         """What is added to the round's instructions; called once a wave, noted by accountants."""
@@ -173,6 +177,18 @@ class Protection:
             fedhive.flower.Malformed: if they are not what was asked for; the reply is refused.
         """
         return content, None
+
+    def disbelieved(self, claimed: int, counted: int) -> str:
+        """Why a reply cannot be used whose number of examples is only believed in part.
+
+        Args:
+            claimed: training examples that it claims.
+            counted: as many as the containment believes.
+
+        Returns:
+            The reason, or nothing if it can be used.
+        """
+        return ""
 
     def reveal(self, step: Step) -> Release:
         """The proposed model with the sums of what is hidden; called once a round."""

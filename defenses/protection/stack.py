@@ -50,10 +50,9 @@ class Stack(Protection):
                 return layer.answer(message, context)
         return super().answer(message, context)
 
-    def prepare(self, request: Request, grid: Grid | None) -> None:
-        """Each layer's."""
-        for layer in self.layers:
-            layer.prepare(request, grid)
+    def prepare(self, request: Request, grid: Grid | None) -> bool:
+        """Whether all layers are ready."""
+        return all(layer.prepare(request, grid) for layer in self.layers)
 
     def settings(self, request: Request) -> Mapping[str, Setting]:
         """Those of all layers."""
@@ -72,6 +71,11 @@ class Stack(Protection):
             content, found = layer.open(content, sent)
             opened.append(found)
         return content, tuple(opened)
+
+    def disbelieved(self, claimed: int, counted: int) -> str:
+        """The first layer's reason."""
+        reasons = (layer.disbelieved(claimed, counted) for layer in self.layers)
+        return next((reason for reason in reasons if reason), "")
 
     def reveal(self, step: Step) -> Release:
         """What the layers reveal, one after the other."""
