@@ -6,7 +6,7 @@ the derivative of all losses along u: no gradient is ever stored for a record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from fedhive.leakage.view import Mask, Vector
 from fedhive.learning.models import layout, unflatten
 
 Floats = NDArray[np.float64]
+
+SOME = 32
+"""Records whose gradients are held at a time, where they have to be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,38 +101,87 @@ class Probe:
         return self._each(records, along)
 
     def gradient_norms(self, weights: Vector, records: Records, visible: Mask) -> Floats:
-        """Euclidean norm of each record's gradient on the visible coordinates, float64 [n]."""
-        shown = torch.from_numpy(visible.astype(np.float32))
+        """Euclidean norm of each record's gradient on the visible coordinates, float64 [n].
 
-        def loss(vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            return F.cross_entropy(self._outputs(vector, x[None]), y[None])
-
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+        A linear layer's gradient is an outer product, whose masked norm takes two matrix products
+        and no gradient (Goodfellow, arXiv:1510.01799, with a mask); that of other layers is
+        computed record by record.
+        """
+        shown = unflatten(torch.from_numpy(visible.astype(np.float32)), self.entries)
+        vector = _tensor(weights).requires_grad_()
+        state = unflatten(vector, self.entries)
 
         def norms(x: Tensor, y: Tensor) -> Tensor:
-            each: Tensor = gradients(_tensor(weights), x, y)
-            found: Tensor = torch.linalg.vector_norm(each * shown, dim=1)
-            return found
+            outer, covered = self._outer_products(state, x, y, shown)
+            rest = {name: value.detach() for name, value in state.items() if name not in covered}
+            return torch.sqrt(outer + self._one_by_one(state, rest, x, y, shown))
 
-        return self._each(records, norms, max(1, self.chunk // 16))
+        return self._each(records, norms)
+
+    def _outer_products(
+        self, state: Mapping[str, Tensor], x: Tensor, y: Tensor, shown: Mapping[str, Tensor]
+    ) -> tuple[Tensor, set[str]]:
+        """(squared norms [n] of linear layers' gradients, names of the parameters in them)."""
+        seen: list[tuple[str, Tensor, Tensor]] = []
+
+        def note(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+            return lambda _, inputs, output: seen.append((name, inputs[0], output))
+
+        layers = [(name, layer) for name, layer in self.model.named_modules()
+                  if type(layer) is nn.Linear]  # fmt: skip
+        hooks = [layer.register_forward_hook(note(name)) for name, layer in layers]
+        try:
+            outputs = functional_call(self.model, dict(state), (x,))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        names = [name for name, _, _ in seen]
+        seen = [each for each in seen if each[1].dim() == 2 and names.count(each[0]) == 1]
+        losses = F.cross_entropy(outputs, y, reduction="sum")
+        deltas = torch.autograd.grad(losses, [output for _, _, output in seen])
+        total, covered = torch.zeros(len(x)), set()
+        for (name, inputs, _), delta in zip(seen, deltas, strict=True):
+            prefix = f"{name}." if name else ""
+            square = delta.detach() ** 2
+            mask = shown[f"{prefix}weight"]
+            total += ((square @ mask) * inputs.detach() ** 2).sum(1)
+            covered.add(f"{prefix}weight")
+            if f"{prefix}bias" in shown:
+                total += square @ shown[f"{prefix}bias"]
+                covered.add(f"{prefix}bias")
+        return total, covered
+
+    def _one_by_one(
+        self, state: Mapping[str, Tensor], rest: dict[str, Tensor], x: Tensor, y: Tensor,
+        shown: Mapping[str, Tensor],
+    ) -> Tensor:  # fmt: skip
+        """Squared norms [n] of the gradients of the parameters in ``rest``."""
+        if not rest:
+            return torch.zeros(len(x))
+        fixed = {name: value.detach() for name, value in state.items() if name not in rest}
+
+        def loss(moving: dict[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
+            outputs = functional_call(self.model, {**fixed, **moving}, (one[None],))
+            return F.cross_entropy(outputs, label[None])
+
+        gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+        parts = [
+            sum(((each * shown[name]) ** 2).flatten(1).sum(1)
+                for name, each in gradients(rest, *some).items())
+            for some in zip(torch.split(x, SOME), torch.split(y, SOME), strict=True)
+        ]  # fmt: skip
+        return torch.cat(parts)
 
     def _outputs(self, vector: Tensor, x: Tensor) -> Tensor:
         outputs: Tensor = functional_call(self.model, unflatten(vector, self.entries), (x,))
         return outputs
 
-    def _each(
-        self,
-        records: Records,
-        what: Callable[[Tensor, Tensor], Tensor],
-        chunk: int | None = None,
-    ) -> Floats:
-        chunks = _chunks(records, chunk or self.chunk)
+    def _each(self, records: Records, what: Callable[[Tensor, Tensor], Tensor]) -> Floats:
+        chunks = zip(
+            torch.split(records.x, self.chunk), torch.split(records.y, self.chunk), strict=True
+        )
         parts = [what(x, y).detach().double().numpy() for x, y in chunks]
         return np.concatenate(parts) if parts else np.empty(0)
-
-
-def _chunks(records: Records, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(records.x, size), torch.split(records.y, size), strict=True)
 
 
 def _tensor(vector: Vector) -> Tensor:
