@@ -50,7 +50,9 @@ def solve(sent: ArrayLike, updates: ArrayLike, tolerance: float = 1e-12) -> Loca
     Assumptions: updates are affine in what was sent, as above, and M is invertible on the span of
     what was sent. Models of ordinary training lie near a line towards the global optimum (a Krylov
     space), so that passively collected pairs hardly determine M: ``rank`` and ``condition`` tell.
-    Chosen models (`queries`) determine it with P + 1 pairs.
+    Chosen models (`queries`) determine it with P + 1 pairs, to the precision of the numbers on
+    the wire: relative errors near 1e-14 where they are float64, and near 3e-7 with fedhive's
+    float32 models.
 
     Args:
         sent: [T, P], at least two.
