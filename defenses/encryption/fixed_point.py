@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from defenses.encryption.errors import NotFinite
 
+_MAGIC = 1.5 * 2.0**52
+_MAGIC_BITS = np.array(_MAGIC).view(np.int64)[()]
+
 
 @dataclass(frozen=True)
 class FixedPoint:
@@ -50,7 +53,7 @@ class FixedPoint:
 
     def encode(
         self, values: NDArray[np.floating], rng: np.random.Generator | None = None
-    ) -> tuple[NDArray[np.int32], int]:
+    ) -> tuple[NDArray[np.int64], int]:
         """Values as integers in [-levels, levels].
 
         Args:
@@ -58,14 +61,14 @@ class FixedPoint:
             rng: for stochastic rounding, which is right on average; None rounds to the nearest.
 
         Returns:
-            The integers, int32 [m], and how many values were cut to the clip.
+            The integers, int64 [m], and how many values were cut to the clip.
 
         Raises:
             NotFinite: for NaN or infinity.
         """
         # In float64: in float32, 31-bit levels and the products would be rounded twice.
         scaled = np.multiply(values, 1.0 / self.step, dtype=np.float64)
-        largest = float(np.abs(scaled).max(initial=0.0))
+        largest = max(float(scaled.max(initial=0.0)), -float(scaled.min(initial=0.0)))
         if not np.isfinite(largest):
             raise NotFinite("values to encrypt contain NaN or infinity")
         saturated = 0
@@ -73,13 +76,15 @@ class FixedPoint:
             # A float32 clip may lie a rounding above the float64 one: that is not out of range.
             saturated = int(np.count_nonzero(np.abs(scaled) > self.levels * (1 + 1e-6)))
             np.clip(scaled, -self.levels, self.levels, out=scaled)
-        if rng is None:
-            np.rint(scaled, out=scaled)
-        else:
+        if rng is not None:
             scaled += rng.random(scaled.shape)
             np.floor(scaled, out=scaled)
             np.minimum(scaled, self.levels, out=scaled)
-        return scaled.astype(np.int32), saturated
+        # Adding 1.5 * 2^52 rounds to the nearest and leaves the integer in the lower bits.
+        scaled += _MAGIC
+        ints: NDArray[np.int64] = scaled.view(np.int64)
+        ints -= _MAGIC_BITS
+        return ints, saturated
 
     def integers(self, values: NDArray[Any]) -> tuple[NDArray[np.integer], int]:
         """Floats encoded, integers as they are; and how many values were cut.

@@ -1,6 +1,6 @@
 """Pseudo-random bytes from 32-byte keys, and how keys are derived from keys.
 
-The stream is ChaCha20 (RFC 8439) under a key that HMAC-SHA256 derives for one purpose. Two
+The stream is AES-256 in counter mode under a key that HMAC-SHA256 derives for one purpose. Two
 purposes never share a key, so no part of a stream is used twice.
 """
 
@@ -11,7 +11,7 @@ import hmac
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher as StreamCipher
-from cryptography.hazmat.primitives.ciphers import algorithms
+from cryptography.hazmat.primitives.ciphers import algorithms, modes
 from numpy.typing import NDArray
 
 BLOCK = 1 << 20
@@ -44,20 +44,21 @@ def encode(purpose: str, *parts: bytes | int) -> bytes:
 
 
 class Stream:
-    """The ChaCha20 key stream of one key, read piece by piece.
+    """The AES-CTR key stream of one key, read piece by piece.
 
     Args:
         key: 32 bytes; used for this stream only.
     """
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = StreamCipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor()
+        self._cipher = StreamCipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
     def read(self, size: int) -> NDArray[np.uint8]:
         """The next ``size`` bytes, in memory of their own."""
-        out = np.empty(size, dtype=np.uint8)
+        # The backend wants room for one block more.
+        out = np.empty(size + 15, dtype=np.uint8)
         view = out.data
         for start in range(0, size, BLOCK):
             piece = min(BLOCK, size - start)
-            self._cipher.update_into(_ZEROS[:piece], view[start : start + piece])
-        return out
+            self._cipher.update_into(_ZEROS[:piece], view[start : start + piece + 15])
+        return out[:size]

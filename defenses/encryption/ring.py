@@ -28,6 +28,11 @@ ETA = 48
 
 SIGMA = float(np.sqrt(ETA / 2))
 _EPS = 2.0**-53
+# Adding 1.5 * 2^52 to a smaller double rounds it to an integer and leaves that in the lower bits
+# of the mantissa; most processors have no faster way from doubles to 64-bit integers.
+_MAGIC = 1.5 * 2.0**52
+_OFFSET = np.array([_MAGIC]).view(np.uint64) * np.uint64(1 + 2**LIMB)
+_OFFSET = _OFFSET.view(np.int64)[0]
 
 
 def uniform(stream: Stream, polynomials: int, degree: int) -> torch.Tensor:
@@ -38,13 +43,13 @@ def uniform(stream: Stream, polynomials: int, degree: int) -> torch.Tensor:
     return torch.view_as_complex(limbs.view(polynomials, degree, 2))
 
 
-def small(stream: Stream, size: int) -> NDArray[np.int64]:
-    """Small integers, int64 [size]: the bits set among 2 ETA fair ones, minus ETA."""
+def small(stream: Stream, size: int) -> NDArray[np.int8]:
+    """Small integers, int8 [size]: the bits set among 2 ETA fair ones, minus ETA."""
     raw = stream.read(12 * size)
-    ones = np.bitwise_count(raw[: 8 * size].view(np.uint64)).astype(np.int64)
+    ones = np.bitwise_count(raw[: 8 * size].view(np.uint64))
     ones += np.bitwise_count(raw[8 * size :].view(np.uint32))
-    ones -= ETA
-    return ones
+    ones -= ETA  # wraps around below zero, as signed bytes do
+    return ones.view(np.int8)
 
 
 class Multiplier:
@@ -68,6 +73,7 @@ class Multiplier:
             pieces = [(factor - (high << 5), 1), (high, 1 << 5)]
         if any(error_bound(piece) >= 0.25 for piece, _ in pieces):
             raise ValueError("the factor is too large for an exact product")
+        self._spectrum = self._product = torch.empty(0, dtype=torch.complex128)
         self._spectra = [
             (torch.fft.fft(torch.from_numpy(piece).to(torch.float64) * self._twist), by)
             for piece, by in pieces
@@ -79,18 +85,24 @@ class Multiplier:
         Args:
             public: complex128 [polynomials, N] from `uniform`; changed in place.
         """
-        spectrum = torch.fft.fft(public.mul_(self._twist))
-        total: torch.Tensor | None = None
+        if public.shape != self._spectrum.shape:
+            # Kept from block to block: fresh memory costs more than the arithmetic.
+            self._spectrum, self._product = torch.empty_like(public), torch.empty_like(public)
+        torch.fft.fft(public.mul_(self._twist), out=self._spectrum)
+        total: NDArray[np.int64] | None = None
         for factor, by in self._spectra:
-            last = by == self._spectra[-1][1]
-            product = spectrum.mul_(factor) if last else spectrum * factor
-            product = torch.fft.ifft(product).mul_(self._untwist)
-            limbs = torch.view_as_real(product).round_().to(torch.int64)
-            part = limbs[..., 1].bitwise_left_shift_(LIMB).add_(limbs[..., 0])
-            total = part.mul_(by) if total is None else total.add_(part.mul_(by))
+            torch.mul(self._spectrum, factor, out=public)
+            torch.fft.ifft(public, out=self._product)
+            limbs = torch.view_as_real(self._product.mul_(self._untwist)).add_(_MAGIC)
+            words = limbs.numpy().view(np.int64)
+            part = words[..., 1] << LIMB
+            part += words[..., 0]
+            part -= _OFFSET
+            if by != 1:
+                part *= by
+            total = part if total is None else total + part
         assert total is not None
-        result: NDArray[np.int64] = total.numpy()
-        return result
+        return total
 
 
 def error_bound(factor: NDArray[np.int64]) -> float:

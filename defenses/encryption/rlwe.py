@@ -43,7 +43,7 @@ N = 2048
 Q_BITS = 54
 MASK = (1 << Q_BITS) - 1
 FAILURE_BITS = 100
-BLOCK = 32  # polynomials that are worked on together: half a MB of coefficients
+BLOCK = 16  # polynomials that are worked on together: half a MB of complex numbers
 
 
 class Secret:
@@ -55,7 +55,7 @@ class Secret:
 
     def short_key(self) -> NDArray[np.int64]:
         """The key s, int64 [2048], small."""
-        return small(Stream(derive(self._seed, "rlwe key")), N)
+        return small(Stream(derive(self._seed, "rlwe key")), N).astype(np.int64)
 
     def errors(self) -> Stream:
         """The stream of errors, once.
@@ -177,7 +177,7 @@ class Rlwe:
 
         def write(body: memoryview) -> None:
             nonlocal saturated
-            out = np.frombuffer(body, dtype=np.uint8).reshape(-1, self.word)
+            planes = self._planes(body)
             per_block = BLOCK * N * self.per_coefficient
             for start in range(0, context.count, per_block):
                 ints, cut = self.fixed.integers(values[start : start + per_block])
@@ -186,8 +186,7 @@ class Rlwe:
                 packed *= self.delta
                 packed += small(stream, len(packed))
                 packed += times(uniform(public, len(packed) // N, N)).reshape(-1)
-                where = start // self.per_coefficient
-                out[where : where + len(packed)] = self._words(packed)
+                self._store(packed, planes, start // self.per_coefficient)
 
         data = wire.seal(self, context, key, self.size(context.count), write)
         return Sealed(data, saturated)
@@ -207,11 +206,13 @@ class Rlwe:
             if isinstance(body, np.ndarray):
                 acc += body
                 continue
-            words = np.frombuffer(body, dtype=np.uint8).reshape(-1, self.word)
+            planes = self._planes(body)
             for start in range(0, size, BLOCK * N):
-                acc[start : start + BLOCK * N] += self._coefficients(
-                    words[start : start + BLOCK * N]
-                )
+                block = acc[start : start + BLOCK * N]
+                for plane, shift in planes:
+                    wide = plane[start : start + BLOCK * N].astype(np.int64)
+                    wide <<= shift
+                    block += wide
         acc &= MASK
         return summing.total(ciphertexts, uploads, acc)
 
@@ -255,9 +256,10 @@ class Rlwe:
         """Values as base-B digits of whole polynomials' coefficients, int64."""
         k = self.per_coefficient
         coefficients = N * -(-len(ints) // (N * k))
-        digits = np.zeros((k, coefficients), dtype=np.int64)
-        digits.reshape(-1)[: len(ints)] = ints
-        packed: NDArray[np.int64] = digits[k - 1]
+        if len(ints) < k * coefficients:
+            ints = np.concatenate([ints, np.zeros(k * coefficients - len(ints), ints.dtype)])
+        digits = ints.astype(np.int64, copy=False).reshape(k, coefficients)
+        packed: NDArray[np.int64] = digits[k - 1].copy()
         for digit in digits[-2::-1]:
             packed *= self.base
             packed += digit
@@ -273,17 +275,26 @@ class Rlwe:
         digits[-1] = packed
         return digits.reshape(-1)
 
-    def _words(self, coefficients: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Coefficients modulo q, rounded if need be, as little-endian words."""
+    def _planes(self, body: memoryview) -> list[tuple[NDArray[Any], int]]:
+        """A ciphertext's bytes: 32, then 16, then 8 bits of every coefficient, and their shift."""
+        size = len(body) // self.word
+        planes, at, shift = [], 0, self.dropped
+        for dtype in ("<u4", "<u2", "u1")[: self.word - 4]:
+            plane = np.frombuffer(body, dtype=dtype, count=size, offset=at)
+            planes.append((plane, shift))
+            at, shift = at + plane.nbytes, shift + 8 * plane.itemsize
+        return planes
+
+    def _store(
+        self, coefficients: NDArray[np.int64], planes: list[tuple[NDArray[Any], int]], at: int
+    ) -> None:
+        """Coefficients modulo q, rounded if need be, into the planes."""
         if self.dropped:
             coefficients += 1 << (self.dropped - 1)
         coefficients &= MASK
         coefficients >>= self.dropped
-        return coefficients.view(np.uint8).reshape(-1, 8)[:, : self.word]
-
-    def _coefficients(self, words: NDArray[np.uint8]) -> NDArray[np.int64]:
-        wide = np.zeros((len(words), 8), dtype=np.uint8)
-        wide[:, : self.word] = words
-        values: NDArray[np.int64] = wide.reshape(-1).view(np.int64)
-        values <<= self.dropped
-        return values
+        for plane, shift in planes:
+            parts = coefficients.view(plane.dtype)
+            width = 8 // plane.itemsize
+            first = (shift - self.dropped) // (8 * plane.itemsize)
+            plane[at : at + len(coefficients)] = parts[first::width]
