@@ -83,6 +83,10 @@ class Watcher(Protocol):
 class Guarding(Protocol):
     """A protection, as far as the record of a run is concerned (group ``protection``)."""
 
+    def epsilon(self) -> float | None:
+        """Of the differential privacy so far; None if none is promised."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """The content of ``protection.json``."""
         ...
@@ -200,6 +204,7 @@ class Session:
             number, self.grid.clock.now, time.perf_counter() - began, self.grid.sent - sent,
             events, loss, accuracy,
         )  # fmt: skip
+        record["epsilon"] = None if self.protection is None else self.protection.epsilon()
         self.run_dir.append_events(events)
         self.run_dir.append_round(record)
         self.progress.rounds.append(record)
@@ -347,6 +352,7 @@ class Session:
             ),
             **{key: (carbon or {}).get(key) for key in carbon_record.SCORES},
             **({} if self._scorer is None else self._scorer.summary()),
+            **{"epsilon": None, "delta": None},
             **({} if self.protection is None else self.protection.summary()),
             "model_sha256": sha256(self.params),
             "config_sha256": _hash(self.text),

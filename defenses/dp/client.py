@@ -196,17 +196,18 @@ class ClientLevel(Protection):
             return Seeded(self.seed, "dp-server", step.cohort.round)
         return System()
 
-    def epsilon(self) -> float:
-        """Of the client whose updates were used most so far; infinite without noise."""
+    def epsilon(self) -> float | None:
+        """Of the client whose updates were used most so far; None without noise."""
         if self.by_server and self.sampling.rate is not None:
             spent = Spent(self.noise_multiplier, self.sampling.rate, self.released)
-            return epsilon([spent], self.delta, self.accountant)
-        return self.ledger.largest(self.delta, self.accountant)
+            found = epsilon([spent], self.delta, self.accountant)
+        else:
+            found = self.ledger.largest(self.delta, self.accountant)
+        return found if math.isfinite(found) else None
 
     def summary(self) -> dict[str, Any]:
-        """``epsilon`` (null if nothing is promised) and ``delta``."""
-        found = self.epsilon()
-        return {"epsilon": found if math.isfinite(found) else None, "delta": self.delta}
+        """``epsilon`` and ``delta``."""
+        return {"epsilon": self.epsilon(), "delta": self.delta}
 
     def facts(self) -> dict[str, Any]:
         """What is promised, to whom, and why epsilon is what it is."""

@@ -162,14 +162,14 @@ class ExampleLevel(Protection):
                 self.ledger.answered(sent.node, spent)
         return content, None
 
-    def epsilon(self) -> float:
-        """Of the client whose data was used most so far, at ``delta``; infinite without noise."""
-        return self.ledger.largest(self.delta, self.accountant)
+    def epsilon(self) -> float | None:
+        """Of the client whose data was used most so far, at ``delta``; None without noise."""
+        found = self.ledger.largest(self.delta, self.accountant)
+        return found if math.isfinite(found) else None
 
     def summary(self) -> dict[str, Any]:
-        """``epsilon`` (null if nothing is promised) and ``delta``."""
-        found = self.epsilon()
-        return {"epsilon": found if math.isfinite(found) else None, "delta": self.delta}
+        """``epsilon`` and ``delta``."""
+        return {"epsilon": self.epsilon(), "delta": self.delta}
 
     def facts(self) -> dict[str, Any]:
         """What is promised, to whom, and why epsilon is what it is."""

@@ -194,6 +194,10 @@ class Protection:
         """The proposed model with the sums of what is hidden; called once a round."""
         return Release(step.proposed)
 
+    def epsilon(self) -> float | None:
+        """Of the differential privacy promised, after the rounds so far; None for no promise."""
+        return None
+
     def facts(self) -> dict[str, Any]:
         """For ``protection.json``: what it cost, who could see what, what is claimed and why."""
         return {}

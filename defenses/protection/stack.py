@@ -92,6 +92,11 @@ class Stack(Protection):
                 break
         return Release(release.model, "; ".join(reasons), left_out or None)
 
+    def epsilon(self) -> float | None:
+        """That of the layer that promises any; two promises are not added up: the larger one."""
+        found = [e for layer in self.layers if (e := layer.epsilon()) is not None]
+        return max(found, default=None)
+
     def facts(self) -> dict[str, Any]:
         """Those of all layers, by the names of their classes."""
         return {type(layer).__name__.lower(): layer.facts() for layer in self.layers}

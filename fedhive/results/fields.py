@@ -19,6 +19,7 @@ ROUND_KEYS = (
     "carbon_useful_g",
     "carbon_wasted_g",
     "wall_s",
+    "epsilon",
 )
 EVENT_KEYS = (
     "round",
@@ -67,6 +68,8 @@ SUMMARY_KEYS = (
     "eta_statistical",
     "eta",
     "participation_gini",
+    "epsilon",
+    "delta",
     "model_sha256",
     "config_sha256",
     "versions",
