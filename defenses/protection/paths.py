@@ -112,7 +112,7 @@ class SelectThenSum:
         if combine.pre or combine.trusted_nodes:
             raise UserError(
                 "path=select_then_sum: stages before the rule (combine.pre) and trusted nodes mix "
-                "or rescale updates, which nobody can do to sealed ones; leave them out"
+                "or rescale updates, which nobody can do to sealed ones; set combine.pre=[]"
             )
         rows = torch.from_numpy(seeding.stream(0, "probe").normal(size=(clients, 5)))
         try:
