@@ -43,6 +43,7 @@ class Facts:
         availability: When each node was on, by its number as text; empty if unknown.
         forecast: How good forecasts were; empty without a forecaster.
         carbon: Intensities by zone and hour; empty if they do not change.
+        protection: What was hidden from whom, and its cost; empty without protection.
         config: The composed configuration, or empty.
         overrides: What was given on the command line, or ``None`` if unknown.
     """
@@ -58,6 +59,7 @@ class Facts:
     availability: dict[str, list[tuple[float, float]]]
     forecast: Record
     carbon: Record
+    protection: Record
     config: Record
     overrides: list[str] | None
 
@@ -118,6 +120,7 @@ def load(path: str | os.PathLike[str], events: bool = True) -> Facts:
         availability=run.availability() if events else {},
         forecast=run.forecast(),
         carbon=run.carbon(),
+        protection=run.protection(),
         config=config,
         overrides=_overrides(run.path),
     )

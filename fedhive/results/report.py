@@ -8,7 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedhive.results import carbon_page, charts, facts, fairness, forecast_page, refusals, units
+from fedhive.results import (
+    carbon_page,
+    charts,
+    facts,
+    fairness,
+    forecast_page,
+    protection_page,
+    refusals,
+    units,
+)
 from fedhive.results.facts import Facts, Record
 from fedhive.results.glossary import TERMS
 from fedhive.results.headline import head
@@ -45,7 +54,7 @@ def page(run: Facts) -> Page:
     """The report of a run."""
     sections = (
         _learning, _timeline, forecast_page.add, carbon_page.add, _cost, _participation,
-        refusals.add, _data, _machines, _reproduce,
+        refusals.add, protection_page.add, _data, _machines, _reproduce,
     )  # fmt: skip
     made = Page(title=f"{run.name} · fedhive", head=head(run))
     for add in sections:

@@ -31,6 +31,7 @@ ACCOUNTS = "accounts.json"
 AVAILABILITY = "availability.json"
 FORECAST = "forecast.json"
 CARBON = "carbon.json"
+PROTECTION = "protection.json"
 CHECKPOINT = "checkpoint"
 REPORT = "report.html"
 
@@ -292,6 +293,10 @@ class RunDir:
     def carbon(self) -> dict[str, Any]:
         """``carbon.json``: intensities by zone and hour; empty where there is none."""
         return self._object(CARBON)
+
+    def protection(self) -> dict[str, Any]:
+        """``protection.json``: who could see what, and its cost; empty where there is none."""
+        return self._object(PROTECTION)
 
     def availability(self) -> dict[str, list[tuple[float, float]]]:
         """``availability.json``: when each node was on, in seconds; empty where there is none.
