@@ -31,6 +31,7 @@ from fedhive.results import checkpoint as checkpoints
 from fedhive.results import reference as references
 from fedhive.results.checkpoint import Checkpoint
 from fedhive.results.display import Display
+from fedhive.results.fields import PROTECTION_KEYS
 from fedhive.results.recorder import round_record, summarise
 from fedhive.results.rundir import RunDir
 from fedhive.rounds import play_round, restore_strategy, strategy_state
@@ -352,7 +353,7 @@ class Session:
             ),
             **{key: (carbon or {}).get(key) for key in carbon_record.SCORES},
             **({} if self._scorer is None else self._scorer.summary()),
-            **{"epsilon": None, "delta": None},
+            **dict.fromkeys(PROTECTION_KEYS),
             **({} if self.protection is None else self.protection.summary()),
             "model_sha256": sha256(self.params),
             "config_sha256": _hash(self.text),

@@ -70,6 +70,12 @@ SUMMARY_KEYS = (
     "participation_gini",
     "epsilon",
     "delta",
+    "encrypted_share",
+    "protected_share",
+    "bytes_sealed",
+    "saturated_share",
+    "rounds_not_opened",
+    "insecure_simulation",
     "model_sha256",
     "config_sha256",
     "versions",
@@ -77,3 +83,14 @@ SUMMARY_KEYS = (
 )
 # What became of a task, from best to worst use of the machine's time.
 STATUSES = ("accepted", "late", "withdrawn", "rejected", "error", "unneeded")
+PROTECTION_KEYS = (
+    "epsilon",
+    "delta",
+    "encrypted_share",
+    "protected_share",
+    "bytes_sealed",
+    "saturated_share",
+    "rounds_not_opened",
+    "insecure_simulation",
+)
+"""Keys of the summary that are null without protection."""
