@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from defenses.encryption import errors, summing, wire
 from defenses.encryption.base import Ciphertext, Context, Ints, Sealed, Upload, UploadKey, Verifier
 from defenses.encryption.fixed_point import FixedPoint
+from defenses.encryption.packing import Packing
 from defenses.encryption.prg import Stream, derive, digest
 from defenses.encryption.ring import ETA, SIGMA, Multiplier, small, uniform
 
@@ -97,11 +98,7 @@ class Rlwe:
         if not 1 <= self.clients <= 600:
             # The sum of their keys must stay below half of the shares' prime.
             raise ValueError(f"clients must be between 1 and 600, got {self.clients}")
-        if self.per_coefficient < 1:
-            raise ValueError(
-                f"{self.bits} bits of {self.clients} clients do not fit into a coefficient: "
-                "take fewer bits or fewer clients"
-            )
+        _ = self.packing  # says so if so many clients and bits do not fit
 
     @cached_property
     def fixed(self) -> FixedPoint:
@@ -127,28 +124,20 @@ class Rlwe:
         return math.ceil(bias + math.sqrt(2 * math.log(2) * (FAILURE_BITS + 1) * variance))
 
     @cached_property
-    def base(self) -> int:
-        """B: the values of a coefficient are digits in this base."""
-        return 2 * self.clients * self.fixed.levels + 1
-
-    @cached_property
-    def per_coefficient(self) -> int:
-        """k: values in a coefficient."""
+    def packing(self) -> Packing:
+        """Values as digits of coefficients."""
         room = (1 << Q_BITS) // (2 * self.noise_bound + 1)
-        k = 0
-        while self.base ** (k + 1) <= room:
-            k += 1
-        return k
+        return Packing(self.fixed.levels, self.clients, room, N)
 
     @cached_property
     def delta(self) -> int:
         """D: what a coefficient is multiplied by to stand above the errors."""
-        return int((1 << Q_BITS) // self.base**self.per_coefficient)
+        return (1 << Q_BITS) // self.packing.modulus
 
     @cached_property
     def params_id(self) -> bytes:
         """Digest of everything above."""
-        parts = (N, Q_BITS, ETA, self.base, self.per_coefficient, self.delta, self.word)
+        parts = (N, Q_BITS, ETA, self.packing.base, self.packing.k, self.delta, self.word)
         return digest("rlwe", *parts, self.bits, repr(float(self.clip)).encode())
 
     def new_secret(self, seed: bytes) -> Secret:
@@ -164,7 +153,7 @@ class Rlwe:
 
     def size(self, count: int) -> int:
         """Bytes of ciphertext of ``count`` values."""
-        return self.word * N * -(-count // (N * self.per_coefficient))
+        return self.word * self.packing.coefficients(count)
 
     def encrypt(self, values: NDArray[Any], key: UploadKey, context: Context) -> Sealed:
         """See `defenses.encryption.base.Cipher.encrypt`."""
@@ -178,15 +167,15 @@ class Rlwe:
         def write(body: memoryview) -> None:
             nonlocal saturated
             planes = self._planes(body)
-            per_block = BLOCK * N * self.per_coefficient
+            per_block = BLOCK * N * self.packing.k
             for start in range(0, context.count, per_block):
                 ints, cut = self.fixed.integers(values[start : start + per_block])
                 saturated += cut
-                packed = self._pack(ints)
+                packed = self.packing.pack(ints)
                 packed *= self.delta
                 packed += small(stream, len(packed))
                 packed += times(uniform(public, len(packed) // N, N)).reshape(-1)
-                self._store(packed, planes, start // self.per_coefficient)
+                self._store(packed, planes, start // self.packing.k)
 
         data = wire.seal(self, context, key, self.size(context.count), write)
         return Sealed(data, saturated)
@@ -229,7 +218,7 @@ class Rlwe:
             times = Multiplier(opening)
         except ValueError as error:
             raise errors.BadShare("what should open the sum is too large") from error
-        count, k = total.context.count, self.per_coefficient
+        count, k = total.context.count, self.packing.k
         public = self._public(total.context)
         out = np.empty(count, dtype=np.int64)
         most = len(total.uploads) * self.fixed.levels
@@ -238,7 +227,7 @@ class Rlwe:
             masked = times(uniform(public, len(block) // N, N)).reshape(-1)
             # Centred modulo q: shift the sign bit of 54 bits up and back.
             plain = ((block - masked) << (64 - Q_BITS)) >> (64 - Q_BITS)
-            digits = self._unpack(np.rint(plain / self.delta))
+            digits = self.packing.unpack(np.rint(plain / self.delta))
             piece = digits[: count - start * k]
             if int(np.abs(piece).max(initial=0)) > most:
                 raise errors.Overflowed("a sum is larger than its clients can have made it")
@@ -251,29 +240,6 @@ class Rlwe:
             "rlwe public", self.params_id, context.run, context.round, context.mask, size=32
         )
         return Stream(key)
-
-    def _pack(self, ints: NDArray[Any]) -> NDArray[np.int64]:
-        """Values as base-B digits of whole polynomials' coefficients, int64."""
-        k = self.per_coefficient
-        coefficients = N * -(-len(ints) // (N * k))
-        if len(ints) < k * coefficients:
-            ints = np.concatenate([ints, np.zeros(k * coefficients - len(ints), ints.dtype)])
-        digits = ints.astype(np.int64, copy=False).reshape(k, coefficients)
-        packed: NDArray[np.int64] = digits[k - 1].copy()
-        for digit in digits[-2::-1]:
-            packed *= self.base
-            packed += digit
-        return packed
-
-    def _unpack(self, packed: NDArray[np.float64]) -> Ints:
-        """The digits of whole coefficients (integers below 2^53), int64, in `_pack`'s order."""
-        digits = np.empty((self.per_coefficient, len(packed)), dtype=np.int64)
-        for digit in digits[:-1]:
-            rest = np.rint(packed / self.base)
-            digit[:] = packed - rest * self.base
-            packed = rest
-        digits[-1] = packed
-        return digits.reshape(-1)
 
     def _planes(self, body: memoryview) -> list[tuple[NDArray[Any], int]]:
         """A ciphertext's bytes: 32, then 16, then 8 bits of every coefficient, and their shift."""

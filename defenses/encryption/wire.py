@@ -22,7 +22,7 @@ from __future__ import annotations
 import hmac
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
@@ -54,10 +54,7 @@ def seal(
         size: bytes of ciphertext.
         write: fills them in, in place: the ciphertext exists once in memory.
     """
-    header = HEADER.pack(
-        MAGIC, VERSION, CIPHERS[cipher.name], cipher.params_id, context.run, context.round,
-        context.mask, context.sender, context.count, key.key_id, key.nonce, size, len(key.shares),
-    )  # fmt: skip
+    header = _header(cipher, context, key, size)
     total = HEADER.size + size + len(key.shares) + TAG
     buffer = io.BytesIO()
     buffer.seek(total - 1)
@@ -70,6 +67,50 @@ def seal(
         with view[HEADER.size : total - TAG] as authentic:
             view[total - TAG :] = _tag(key.tag_key, header, authentic)
     return buffer.getvalue()
+
+
+def seal_pieces(
+    cipher: Cipher, context: Context, key: UploadKey, pieces: Iterable[bytes]
+) -> bytes:
+    """A sealed upload of pieces whose sizes are not known before; each with its length."""
+    buffer = io.BytesIO()
+    buffer.seek(HEADER.size)
+    for piece in pieces:
+        buffer.write(len(piece).to_bytes(4, "little"))
+        buffer.write(piece)
+    header = _header(cipher, context, key, buffer.tell() - HEADER.size)
+    buffer.write(key.shares)
+    with buffer.getbuffer() as view:
+        view[: HEADER.size] = header
+        with view[HEADER.size :] as authentic:
+            tag = _tag(key.tag_key, header, authentic)
+    buffer.write(tag)
+    return buffer.getvalue()
+
+
+def pieces_of(body: memoryview, count: int, least: int, most: int) -> list[memoryview]:
+    """The pieces of a ciphertext of `seal_pieces`.
+
+    Raises:
+        Malformed: for another number of pieces, or one shorter or longer than allowed.
+    """
+    pieces, at = [], 0
+    for _ in range(count):
+        size = int.from_bytes(body[at : at + 4], "little")
+        if not least <= size <= min(most, len(body) - at - 4):
+            raise errors.Malformed("a piece of the ciphertext has the wrong size")
+        pieces.append(body[at + 4 : at + 4 + size])
+        at += 4 + size
+    if at != len(body):
+        raise errors.Malformed("the ciphertext has more pieces than its values need")
+    return pieces
+
+
+def _header(cipher: Cipher, context: Context, key: UploadKey, size: int) -> bytes:
+    return HEADER.pack(
+        MAGIC, VERSION, CIPHERS[cipher.name], cipher.params_id, context.run, context.round,
+        context.mask, context.sender, context.count, key.key_id, key.nonce, size, len(key.shares),
+    )  # fmt: skip
 
 
 def unseal(

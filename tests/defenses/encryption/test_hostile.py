@@ -17,6 +17,7 @@ from defenses.encryption.base import Cipher, Context, Upload
 from defenses.encryption.keys_shared import Shared, make_keys
 from defenses.encryption.plain import Plain
 from defenses.encryption.rlwe import Rlwe
+from defenses.encryption.seal import Seal
 from fedhive.errors import UserError
 
 COUNT = 1000
@@ -26,7 +27,7 @@ VALUES = np.linspace(-1, 1, COUNT, dtype=np.float32)
 
 
 def ciphers() -> list[Cipher]:
-    return [Plain(1.0), Rlwe(1.0)]
+    return [Plain(1.0), Rlwe(1.0), Seal(1.0)]
 
 
 def sealed(cipher: Cipher, context: Context = HERE, keys: Shared = KEYS) -> bytes:
@@ -68,6 +69,8 @@ class TestRefusals:
     def test_announced_sizes_are_not_believed(
         self, cipher: Cipher, offset: int, fmt: str, value: int, error: type[Exception]
     ) -> None:
+        if cipher.name == "seal" and value == 4:
+            error = errors.Oversized  # its size varies: too many bytes follow
         with pytest.raises(error):
             cipher.parse(retagged(sealed(cipher), offset, fmt, value), HERE, KEYS)
 
@@ -228,7 +231,7 @@ class TestSharedKeys:
         clients, server = Shared(key, holder=3, least=2), Shared(verification, holder=3, least=2)
         assert not server.insecure_simulation
         assert server.members == (3,)
-        for cipher in (Rlwe(1.0),):
+        for cipher in (Rlwe(1.0), Seal(1.0)):
             here = replace(HERE, sender=1)
             first = sealed(cipher, here, clients)
             assert first != sealed(cipher, here, clients)

@@ -85,10 +85,10 @@ def test_errors_have_the_promised_distribution() -> None:
 )
 def test_parameters_leave_room_for_values_and_errors(bits: int, clients: int, word: int) -> None:
     cipher = Rlwe(1.0, bits, clients, word)
-    assert cipher.per_coefficient >= 1
+    assert cipher.packing.k >= 1
     assert cipher.delta >= 2 * cipher.noise_bound + 1
-    assert cipher.delta * cipher.base**cipher.per_coefficient <= 2**54
-    assert (cipher.base - 1) // 2 == clients * cipher.fixed.levels
+    assert cipher.delta * cipher.packing.modulus <= 2**54
+    assert (cipher.packing.base - 1) // 2 == clients * cipher.fixed.levels
 
 
 def test_the_default_costs_less_than_float32() -> None:
@@ -143,7 +143,7 @@ def test_any_shape_comes_back(count: int, bits: int, clients: int, seed: int) ->
 
 def test_several_blocks_come_back() -> None:
     cipher = Rlwe(1.0, 14, 2)
-    count = rlwe.BLOCK * N * cipher.per_coefficient * 2 + 777
+    count = rlwe.BLOCK * N * cipher.packing.k * 2 + 777
     ints = np.random.default_rng(0).integers(-8191, 8192, count)
     upload, here = key(cipher), context(1, count)
     sealed = cipher.encrypt(ints, upload, here)
@@ -212,8 +212,8 @@ def test_sums_beyond_what_clients_can_have_made_are_refused() -> None:
     cipher = Rlwe(1.0, 10, 4)
     forged = Rlwe(1.0, 10, 4)
     object.__setattr__(forged, "fixed", Rlwe(1.0, 13, 4).fixed)  # lies about its levels
-    forged.__dict__.update(base=cipher.base, per_coefficient=cipher.per_coefficient,
-                           delta=cipher.delta, params_id=cipher.params_id)  # fmt: skip
+    for name in ("packing", "delta", "params_id"):
+        object.__setattr__(forged, name, getattr(cipher, name))
     upload, here = key(cipher), context()
     sealed = forged.encrypt(np.full(5000, 2000), upload, here)
     total = cipher.add([cipher.parse(sealed.data, here, _Open())])

@@ -1,0 +1,85 @@
+"""Several values in one coefficient: digits of a number, so that adding numbers adds digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Values in [-levels, levels], of which up to ``clients`` are added, as digits.
+
+    Args:
+        levels: largest magnitude of a value.
+        clients: most summands.
+        room: a packed number and its sums must have so many different values, below 2^53.
+        unit: blocks are padded to whole multiples of so many coefficients.
+
+    Raises:
+        ValueError: if not even one value fits.
+    """
+
+    levels: int
+    clients: int
+    room: int
+    unit: int
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(
+                f"values up to {self.levels} of {self.clients} clients do not fit into a "
+                "coefficient: take fewer bits or fewer clients"
+            )
+
+    @property
+    def base(self) -> int:
+        """B: every digit of a sum lies in [-(B - 1) / 2, (B - 1) / 2]."""
+        return 2 * self.clients * self.levels + 1
+
+    @property
+    def k(self) -> int:
+        """Values in a coefficient."""
+        k = 0
+        while self.base ** (k + 1) <= self.room:
+            k += 1
+        return k
+
+    @property
+    def modulus(self) -> int:
+        """B^k: packed numbers lie in [-(B^k - 1) / 2, (B^k - 1) / 2]."""
+        return int(self.base**self.k)
+
+    def coefficients(self, count: int) -> int:
+        """How many coefficients ``count`` values take, padding included."""
+        return self.unit * -(-count // (self.unit * self.k))
+
+    def pack(self, ints: NDArray[Any]) -> NDArray[np.int64]:
+        """Values as packed numbers: int64 [coefficients(m)]; values far apart share one."""
+        k = self.k
+        coefficients = self.coefficients(len(ints))
+        if len(ints) < k * coefficients:
+            ints = np.concatenate([ints, np.zeros(k * coefficients - len(ints), ints.dtype)])
+        digits = ints.astype(np.int64, copy=False).reshape(k, coefficients)
+        packed: NDArray[np.int64] = digits[k - 1].copy()
+        for digit in digits[-2::-1]:
+            packed *= self.base
+            packed += digit
+        return packed
+
+    def unpack(self, packed: NDArray[np.floating]) -> NDArray[np.int64]:
+        """The digits of sums of packed numbers, in `pack`'s order, padding included.
+
+        Args:
+            packed: float64 [coefficients], integers.
+        """
+        digits = np.empty((self.k, len(packed)), dtype=np.int64)
+        for digit in digits[:-1]:
+            rest = np.rint(packed / self.base)
+            digit[:] = packed - rest * self.base
+            packed = rest
+        digits[-1] = packed
+        return digits.reshape(-1)
