@@ -9,10 +9,11 @@ from fedhive import client as trainer
 from fedhive import guard
 from fedhive.chain import answer, dispatch
 from fedhive.client import HiveClientApp
+from fedhive.join.answer import arrive, tell
 
 guard.check()  # also inside an app bundle, where another project's folder may lie first
 
-client = HiveClientApp(mods=[dispatch])
+client = HiveClientApp(mods=[arrive, dispatch])
 server = ServerApp()
 
 
@@ -28,6 +29,12 @@ def evaluate(message: Message, context: Context) -> Message:
     return trainer.evaluate(message, context)
 
 
+@client.query("facts")
+def facts(message: Message, context: Context) -> Message:
+    """Say what this machine is."""
+    return tell(message, context)
+
+
 @client.query("he_share")
 def he_share(message: Message, context: Context) -> Message:
     """Answer the server's half of the protection, as a holder of key shares does."""
@@ -38,6 +45,14 @@ def he_share(message: Message, context: Context) -> Message:
 def main(grid: Grid, context: Context) -> None:
     """Run the configured experiment on the given grid."""
     from fedhive.compose import text_of
+    from fedhive.deploy.bundle import RUN_KEY
+
+    submission = context.run_config.get(RUN_KEY)
+    if submission:  # somebody's `fedhive run engine=deployment` waits for the results
+        from fedhive.deploy.serve import serve as serve_hive
+
+        serve_hive(grid, text_of(context.run_config), str(submission))
+        return
     from fedhive.server import serve
 
     serve(grid, text_of(context.run_config))

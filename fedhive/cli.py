@@ -24,6 +24,8 @@ Usage:
   fedhive run [OVERRIDES...]      run an experiment (a Hydra application: -m sweeps, --cfg job)
   fedhive report RUN_DIR...       build report.html; several runs or a sweep folder are compared
   fedhive resume RUN_DIR          go on from the last checkpoint
+  fedhive deploy ...              run a hive for real machines (see fedhive deploy --help)
+  fedhive join ...                let this machine work for a hive (see fedhive join --help)
   fedhive doctor                  what this machine can do, what is missing and how to get it
 
 Start with:
@@ -235,11 +237,25 @@ def _doctor(argv: list[str]) -> None:
     examine(as_json=bool(argv))
 
 
+def _deploy(argv: list[str]) -> None:
+    from fedhive.deploy.command import main as deploy
+
+    deploy(argv)
+
+
+def _join(argv: list[str]) -> None:
+    from fedhive.join.command import main as join
+
+    join(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "report": _report,
     "resume": _resume,
     "doctor": _doctor,
+    "deploy": _deploy,
+    "join": _join,
 }
 
 

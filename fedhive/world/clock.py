@@ -65,10 +65,11 @@ class WallClock:
 
     Args:
         poll_s: how often ``wait`` lets its caller look for news.
+        now_s: what it shows at first; a resumed run's clock goes on where it stopped.
     """
 
-    def __init__(self, poll_s: float = 0.2) -> None:
-        self._origin = time.monotonic()
+    def __init__(self, poll_s: float = 0.2, now_s: float = 0.0) -> None:
+        self._origin = time.monotonic() - now_s
         self._poll_s = poll_s
 
     @property

@@ -7,10 +7,12 @@ name it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fedhive.flower import NODE_UNAVAILABLE, NodeInfo, Run, payload_bytes, records_of
 from fedhive.world.clock import WallClock
@@ -29,7 +31,9 @@ class MeteredGrid(Grid):
     def __init__(self, grid: Grid, poll_s: float = 0.2) -> None:
         self.inner = grid
         self.clock = WallClock(poll_s)
+        self.contexts: list[Context] = []  # what clients remember stays with them
         self.sent = 0
+        self._poll_s = poll_s
         self._open: dict[str, Event] = {}
         self._done: list[Event] = []
 
@@ -122,6 +126,15 @@ class MeteredGrid(Grid):
         for key, event in list(self._open.items()):
             self._decide(key, event, "unneeded", "the run had ended")
         return self.collect_events()
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """(plain data, arrays) for a checkpoint between rounds."""
+        return {"now_s": self.clock.now, "sent": self.sent}, {}
+
+    def restore(self, plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take up such a state; the clock goes on from its time."""
+        self.clock = WallClock(self._poll_s, float(plain["now_s"]))
+        self.sent = int(plain["sent"])
 
     def _decide(self, message_id: str, event: Event, verdict: str, reason: str) -> None:
         event.update(id=message_id, status=verdict, reason=reason)

@@ -1,0 +1,1 @@
+"""A hive of real machines, from the operator's side: `fedhive deploy`."""

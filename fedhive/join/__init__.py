@@ -1,0 +1,1 @@
+"""A volunteer's machine in a real hive: `fedhive join`."""

@@ -1,0 +1,219 @@
+"""The process of a volunteer's SuperNode: ``python -m fedhive.join.node ORDER.json``.
+
+It runs Flower's SuperNode with ClientApps in processes of their own, one task each, started here:
+inside a sandbox, warmed up before there is work, watched for what they take. It tells its
+supervisor in a small file that it is alive, and ends at a safe moment when asked by SIGUSR1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from fedhive.join.relay import serve_socket
+from fedhive.join.usage import Usage
+
+GAVE_UP = 75  # EX_TEMPFAIL: worth another try
+TOO_MUCH_MEMORY = "task ended: it needed {used:.1f} GB of memory, the limit is {limit:g} GB"
+CYCLE_S = 0.2
+TAKE_S = 0.1
+
+
+class Workers:
+    """The processes in which tasks run.
+
+    Args:
+        order: see `fedhive.join.supervisor`.
+        pulse: told of tasks.
+        usage: counts them.
+    """
+
+    def __init__(self, order: dict[str, Any], pulse: Pulse, usage: Usage) -> None:
+        self.order, self.pulse, self.usage = order, pulse, usage
+        self.warm: subprocess.Popen[str] | None = None
+        self.task: subprocess.Popen[str] | None = None
+
+    def run(self, take: Any) -> None:
+        """Start a worker for every task, for ever."""
+        while True:
+            if self.warm is None or self.warm.poll() is not None:
+                self.warm = self._start()
+            token = take()
+            if token is None:
+                time.sleep(TAKE_S)
+                continue
+            self.task, self.warm = self.warm, None
+            self.pulse.task(True)
+            try:
+                assert self.task.stdin is not None
+                self.task.stdin.write(token + "\n")
+                self.task.stdin.close()
+            except OSError as error:
+                say(f"task failed: its process is gone ({error})")
+            self._watch(self.task)
+            self.pulse.task(False)
+            self.usage.task()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.order["worker"], env=self.order["environment"], cwd=self.order["scratch"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def _watch(self, process: subprocess.Popen[str]) -> None:
+        """Keep a task within its limits until it ends."""
+        import psutil
+
+        limit_gb, share = float(self.order["memory_gb"]), float(self.order["cpu_share"])
+        looked = 0.0
+        while process.poll() is None:
+            if share < 1.0:
+                _signal(process, signal.SIGSTOP)
+                time.sleep(CYCLE_S * (1.0 - share))
+                _signal(process, signal.SIGCONT)
+                time.sleep(CYCLE_S * share)
+            else:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(TAKE_S)
+            if limit_gb and time.monotonic() - looked > 1.0:
+                looked = time.monotonic()
+                used = _memory(psutil, process.pid) / 1e9
+                if used > limit_gb:
+                    say(TOO_MUCH_MEMORY.format(used=used, limit=limit_gb))
+                    _signal(process, signal.SIGKILL)
+
+
+class Pulse:
+    """The file by which a supervisor knows that its node is alive.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._row: dict[str, Any] = {"pid": os.getpid(), "beat": 0.0, "busy": False}
+        self._written = 0.0
+        self._lock = threading.Lock()
+
+    def beat(self) -> None:
+        """The hive has answered."""
+        self._row["beat"] = time.time()
+        if time.monotonic() - self._written > 1.0:
+            self._write()
+
+    def task(self, begins: bool) -> None:
+        """A task begins or has ended."""
+        self._row["busy"] = begins
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self._written = time.monotonic()
+            temporary = self._path.with_name(f".{self._path.name}.tmp")
+            temporary.write_text(json.dumps(self._row), encoding="utf-8")
+            os.replace(temporary, self._path)
+
+
+def say(line: str) -> None:
+    """One line for the log that people read."""
+    print(f"fedhive: {line}", file=sys.stderr, flush=True)
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    """To a worker and all it started; in a sandbox these are one session."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+    # A sandbox puts its inside into another session.
+    import psutil
+
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        return
+    for child in children:
+        try:
+            child.send_signal(number)
+        except psutil.Error:
+            continue
+
+
+def _memory(psutil: Any, pid: int) -> float:
+    """Bytes of memory that a process and all below it hold."""
+    total = 0.0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return 0.0
+    for process in family:
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def _listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def main(order: dict[str, Any]) -> int:
+    """Be a SuperNode until it gives up or is told to end; the exit status."""
+    from fedhive.flower import run_supernode, take_task
+
+    pulse = Pulse(Path(order["pulse"]))
+    usage = Usage(
+        Path(order["usage"]), float(order["upload_mbps"]), float(order["download_mbps"])
+    )  # fmt: skip
+    workers = Workers(order, pulse, usage)
+    port, secret = int(order["port"]), secrets.token_bytes(32)
+    secret_file = Path(order["pulse"]).with_name("secret")
+    secret_file.unlink(missing_ok=True)
+    descriptor = os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+    leaving = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: leaving.set())
+
+    def idle() -> None:
+        if leaving.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)  # Flower says goodbye to the SuperLink
+
+    def begin() -> None:
+        while not _listening(port):
+            time.sleep(0.1)
+        serve_socket(Path(order["socket"]), port)
+        workers.run(take_task(f"127.0.0.1:{port}", secret))
+
+    threading.Thread(target=begin, daemon=True).start()
+    arguments = [
+        "--superlink", order["address"], "--root-certificates", order["authority"],
+        "--auth-supernode-private-key", order["key"], "--port", str(port),
+        "--isolation", "process", "--superexec-auth-secret-file", str(secret_file),
+        *(["--node-config", order["node_config"]] if order["node_config"] else []),
+    ]  # fmt: skip
+    run_supernode(arguments, float(order["poll_s"]), idle, pulse.beat, usage.traffic)
+    say("gave up: the SuperNode has lost the hive")
+    return GAVE_UP
+
+
+if __name__ == "__main__":
+    status = main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    os._exit(status)  # Flower's threads would keep this process alive for ever
