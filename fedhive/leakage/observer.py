@@ -88,6 +88,7 @@ class Observer(Grid):
         self._vectors: dict[int, tuple[ArrayRecord, Any]] = {}
         self._writer = ThreadPoolExecutor(1, "views")
         self._writing: Future[int] | None = None
+        self._reminded = False
         store.create(self.layout, public, plan.about())
 
     def __getattr__(self, name: str) -> Any:
@@ -172,6 +173,7 @@ class Observer(Grid):
         number = round_of(message)
         sent = honest
         if self.plan.tamper is not None:
+            self._remind(number)
             edited = self.plan.tamper.edit(honest, self.layout, node, number)
             if edited is not None:
                 sent = np.ascontiguousarray(edited, dtype=np.float32)
@@ -182,6 +184,13 @@ class Observer(Grid):
         if sent is not honest:
             facts |= detectability(honest, sent, self.layout)
         return _Note(number, node, honest, sent, facts)
+
+    def _remind(self, number: int) -> None:
+        """Tell a tamper that learns what was recorded before a resumed run's first round."""
+        learn = getattr(self.plan.tamper, "learn", None)
+        if learn is not None and not self._reminded:
+            learn([r for r in self.store.exchanges() if r.round < number], self.knower)
+        self._reminded = True
 
     def _flat(self, record: ArrayRecord) -> Any:
         """A record's vector; the same one for the same record, so that it is stored once."""
@@ -217,6 +226,9 @@ class Observer(Grid):
         if number % self.plan.every:
             return
         records = [record for one in arrived if (record := self._record(*one)) is not None]
+        learn = getattr(self.plan.tamper, "learn", None)
+        if learn is not None:
+            learn(records, self.knower)
         self.flush()
         self._writing = self._writer.submit(self.store.save_round, number, records)
         if self.plan.onlookers and records:

@@ -20,7 +20,10 @@ from fedhive.leakage.view import Vector
 
 
 class Tamper(Protocol):
-    """A malicious server's hand on the model that it sends."""
+    """A malicious server's hand on the model that it sends.
+
+    One with a method ``learn(records, knower)`` is told what each round brought.
+    """
 
     def edit(self, honest: Vector, layout: Layout, node: int, number: int) -> Vector | None:
         """What node ``node`` gets in round ``number``: float32 [P], or None for the honest model.

@@ -1,0 +1,1 @@
+"""Reconstruction of training examples from what a `fedhive.leakage.view.View` shows."""

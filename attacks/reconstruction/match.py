@@ -1,0 +1,306 @@
+"""One engine for all attacks that search for inputs whose update looks like the one seen.
+
+First Adam on a robust objective with priors finds the basin, then L-BFGS on the exact one
+sharpens. DLG, Inverting Gradients, attacks on FedAvg, on masked and on noisy views differ only in
+the view, the forward model and a `Recipe`. Search runs in one thread: on shared cores more cost
+more wall time than they bring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacks.reconstruction.forward import Forward
+from attacks.reconstruction.scene import Scene
+from fedhive.leakage.view import View
+
+Objective = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to search.
+
+    Args:
+        adam_steps: steps of the first stage; 0 for none.
+        adam_lr: its step length, in units of the inputs' half range.
+        decay: ``cosine`` to 0, or ``steps``: a tenth after 3/8, 5/8 and 7/8 (Geiping et al.).
+        sign: of gradients: ``hard`` sign, ``soft`` tanh that hardens (breaching's "modern"), or
+            ``none``.
+        adam_objective: ``cosine`` (1 - cosine similarity) or ``l2``.
+        tv: weight of total variation in the first stage.
+        lbfgs_steps: outer steps of the second stage; 0 for none.
+        lbfgs_inner: inner steps of each.
+        lbfgs_tv: weight of total variation in the second stage.
+        noise: standard deviation of the start around grey, in units of the half range; 1 with
+            ``start="normal"`` is the literature's.
+        box: keep candidates in the inputs' range.
+        restarts: independent starts; the best match wins.
+        soft_labels: labels are searched too (DLG), from a start near uniform.
+    """
+
+    adam_steps: int = 300
+    adam_lr: float = 0.1
+    decay: Literal["cosine", "steps"] = "cosine"
+    sign: Literal["hard", "soft", "none"] = "soft"
+    adam_objective: Literal["cosine", "l2"] = "cosine"
+    tv: float = 0.02
+    lbfgs_steps: int = 30
+    lbfgs_inner: int = 20
+    lbfgs_tv: float = 0.0
+    noise: float = 0.2
+    box: bool = True
+    restarts: int = 1
+    soft_labels: bool = False
+
+
+DEFAULT = Recipe()
+INVERTING_GRADIENTS = Recipe(
+    adam_steps=1000, decay="steps", sign="hard", tv=0.2, lbfgs_steps=0, noise=1.0
+)
+"""Geiping et al. (NeurIPS 2020), 1000 of their 24,000 steps."""
+DLG = Recipe(adam_steps=0, lbfgs_steps=60, tv=0.0, box=False, soft_labels=True)
+"""Zhu et al. (NeurIPS 2019), from grey, with a line search that cannot diverge."""
+IDLG = replace(DLG, soft_labels=False)
+"""Zhao et al. (2020): the same with the label known beforehand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a search has found.
+
+    Args:
+        x: inputs float32 [n, ...].
+        y: classes int64 [n].
+        loss: of the exact objective, relative to the target's square; 0 is a perfect match.
+        cpu_s: processor time spent, seconds.
+        evaluations: of the forward model.
+    """
+
+    x: Tensor
+    y: Tensor
+    loss: float
+    cpu_s: float
+    evaluations: int
+
+
+def match(
+    view: View,
+    scene: Scene,
+    forward: Forward,
+    labels: Tensor | None,
+    n: int,
+    recipe: Recipe = DEFAULT,
+    rng: np.random.Generator | None = None,
+) -> Match:
+    """Inputs whose update comes near what the view shows of its last exchange.
+
+    Args:
+        view: what is seen.
+        scene: the public side.
+        forward: what a candidate would have sent.
+        labels: int64 [n]; None only with ``recipe.soft_labels``.
+        n: how many examples to look for.
+        recipe: how to search.
+        rng: of the starts.
+
+    Raises:
+        ValueError: without labels, where they are not searched.
+    """
+    if labels is None and not recipe.soft_labels:
+        raise ValueError("labels are needed, or a recipe that searches for them")
+    rng = rng or np.random.default_rng(0)
+    with _one_thread():
+        began = time.process_time()
+        best: Match | None = None
+        search = _Search(view, scene, forward, recipe)
+        for _ in range(max(1, recipe.restarts)):
+            x, y = search.run(labels, n, rng)
+            found = Match(x, y, search.exact_value(x, y), 0.0, search.evaluations)
+            if best is None or not math.isfinite(best.loss) or found.loss < best.loss:
+                best = found
+        assert best is not None
+        hard = best.y if best.y.dtype == torch.int64 else best.y.argmax(1)
+        spent = time.process_time() - began
+        return Match(best.x, hard, best.loss, spent, search.evaluations)
+
+
+class _Search:
+    """The two stages on one view."""
+
+    def __init__(self, view: View, scene: Scene, forward: Forward, recipe: Recipe) -> None:
+        self.scene, self.forward, self.recipe = scene, forward, recipe
+        self.target = torch.from_numpy(view.gradient().copy())
+        mask = torch.from_numpy(view.visible)
+        self.index = None if bool(mask.all()) else mask.nonzero().squeeze(1)
+        if self.index is not None:
+            self.target = self.target[self.index]
+        self.norm2 = float(self.target.square().sum()) or 1.0
+        self.scaled = view.channel.scale_known and view.channel.clip is None
+        known = view.knows.lr is not None and view.knows.steps is not None
+        self.scaled = self.scaled and known
+        lr = view.knows.lr or 1.0
+        self.variance = view.channel.variance / (lr * (view.knows.steps or 1)) ** 2
+        self.half = 0.5 * (scene.high - scene.low)
+        self.evaluations = 0
+
+    # ---- objectives ---------------------------------------------------------------------------
+
+    def predicted(self, x: Tensor, y: Tensor) -> Tensor:
+        self.evaluations += 1
+        flat = self.forward(x, y if y.dtype == torch.int64 else y.softmax(1))
+        return flat if self.index is None else flat[self.index]
+
+    def cosine(self, x: Tensor, y: Tensor) -> Tensor:
+        flat = self.predicted(x, y)
+        length = torch.linalg.vector_norm(flat) * math.sqrt(self.norm2) + 1e-30
+        return 1.0 - torch.dot(flat, self.target) / length
+
+    def exact(self, x: Tensor, y: Tensor) -> Tensor:
+        """Squared distance over the target's square; at the best scale where that is unknown."""
+        if self.scaled:
+            return (self.predicted(x, y) - self.target).square().sum() / self.norm2
+        return 2 * self.cosine(x, y)  # 1 - cos^2 near a match, but not blind to the sign
+
+    def exact_value(self, x: Tensor, y: Tensor) -> float:
+        with torch.enable_grad():
+            return float(self.exact(x, y).detach())
+
+    def polished(self, x: Tensor, y: Tensor) -> Tensor:
+        """The exact objective with the prior's weight where noise makes the data doubtful."""
+        loss = self.exact(x, y)
+        weight = self.recipe.lbfgs_tv
+        if self.variance > 0:
+            # -log posterior, over the target's square: noise power times the prior's slope.
+            weight += 2 * self.variance / self.norm2 * TV_SLOPE * x.numel()
+        return loss + weight * total_variation(x, self.half) if weight else loss
+
+    # ---- stages -------------------------------------------------------------------------------
+
+    def run(
+        self, labels: Tensor | None, n: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        shape = (n, *self.scene.input_shape)
+        start = rng.normal(self.scene.grey, self.recipe.noise * self.half, shape)
+        x = torch.from_numpy(start.astype(np.float32))
+        if labels is None:
+            small = rng.normal(0.0, 0.1, (n, self.scene.classes)).astype(np.float32)
+            y = torch.from_numpy(small)
+        else:
+            y = labels
+        if self.recipe.adam_steps:
+            x = self.adam(x, y)
+        if self.recipe.lbfgs_steps:
+            x, y = self.lbfgs(x, y)
+        if self.recipe.box:
+            x = x.clamp(self.scene.low, self.scene.high)
+        return x, y
+
+    def adam(self, x: Tensor, y: Tensor) -> Tensor:
+        """Adam (Kingma & Ba 2015) on the inputs; the candidate of least objective."""
+        recipe, x = self.recipe, x.clone().requires_grad_()
+        mean, power = torch.zeros_like(x), torch.zeros_like(x)
+        best, least = x.detach().clone(), math.inf
+        objective = self.cosine if recipe.adam_objective == "cosine" else self.exact
+        for step in range(recipe.adam_steps):
+            loss = objective(x, y)
+            if recipe.tv:
+                loss = loss + recipe.tv * total_variation(x, 1.0)
+            [grad] = torch.autograd.grad(loss, x)
+            value = float(loss.detach())
+            with torch.no_grad():
+                if value < least:
+                    least = value
+                    best.copy_(x)
+                grad = _signed(grad, recipe.sign, 1 - step / recipe.adam_steps)
+                mean.mul_(0.9).add_(grad, alpha=0.1)
+                power.mul_(0.999).addcmul_(grad, grad, value=0.001)
+                rate = recipe.adam_lr * self._decay(step / recipe.adam_steps)
+                scale = math.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+                x.addcdiv_(mean, power.sqrt().add_(1e-8), value=-rate * scale)
+                if recipe.box:
+                    x.clamp_(self.scene.low, self.scene.high)
+        return best
+
+    def _decay(self, done: float) -> float:
+        if self.recipe.decay == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        return 0.1 ** sum(done >= cut for cut in (3 / 8, 5 / 8, 7 / 8))
+
+    def lbfgs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """L-BFGS with a strong Wolfe line search; stops where nothing is gained any more."""
+        x = x.detach().clone().requires_grad_()
+        wanted = [x]
+        if y.dtype != torch.int64:
+            y = y.detach().clone().requires_grad_()
+            wanted.append(y)
+        optimiser = torch.optim.LBFGS(
+            wanted, lr=1.0, max_iter=self.recipe.lbfgs_inner, history_size=100,
+            tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
+        )  # fmt: skip
+        best = [part.detach().clone() for part in wanted]
+        least = math.inf
+
+        def closure() -> Tensor:
+            nonlocal least
+            loss = self.polished(x, y) * SCALE
+            grads = torch.autograd.grad(loss, wanted)
+            for part, grad in zip(wanted, grads, strict=True):
+                part.grad = grad
+            if float(loss.detach()) < least:
+                least = float(loss.detach())
+                for kept, part in zip(best, wanted, strict=True):
+                    kept.copy_(part.detach())
+            return loss
+
+        for _ in range(self.recipe.lbfgs_steps):
+            before = least
+            optimiser.step(closure)  # type: ignore[no-untyped-call]
+            if not math.isfinite(least) or least >= before * (1 - 1e-7):
+                break
+        return best[0], best[1] if len(best) > 1 else y
+
+
+SCALE = 1e4
+"""L-BFGS's line search works in single precision: objectives far below 1 are lifted."""
+TV_SLOPE = 4.0
+"""Inverse mean absolute difference of neighbouring pixels of natural images, in half ranges."""
+
+
+def total_variation(x: Tensor, half: float) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, over both directions; 0 for flat rows.
+
+    Args:
+        x: [n, ..., height, width]; inputs without two spatial sides have none.
+        half: half the inputs' range, the unit.
+    """
+    if x.dim() < 4:
+        return x.new_zeros(())
+    across = (x[..., :, 1:] - x[..., :, :-1]).abs().mean()
+    down = (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
+    return (across + down) / half
+
+
+def _signed(grad: Tensor, sign: str, left: float) -> Tensor:
+    if sign == "hard":
+        return grad.sign()
+    return (grad * left).tanh() / left if sign == "soft" else grad
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
