@@ -26,6 +26,7 @@ Usage:
   fedhive resume RUN_DIR          go on from the last checkpoint
   fedhive deploy ...              run a hive for real machines (see fedhive deploy --help)
   fedhive join ...                let this machine work for a hive (see fedhive join --help)
+  fedhive trust ...               let machines in by their TPM (see fedhive trust --help)
   fedhive doctor                  what this machine can do, what is missing and how to get it
 
 Start with:
@@ -249,6 +250,12 @@ def _join(argv: list[str]) -> None:
     join(argv)
 
 
+def _trust(argv: list[str]) -> None:
+    from fedhive.trust.command import main as trust
+
+    trust(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "report": _report,
@@ -256,6 +263,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "doctor": _doctor,
     "deploy": _deploy,
     "join": _join,
+    "trust": _trust,
 }
 
 

@@ -27,7 +27,7 @@ from rich.table import Table
 import fedhive
 from fedhive.trust.facts import Fact, Facts, by_name
 from fedhive.trust.levels import Level, Standing, standing
-from fedhive.trust.probe import probe
+from fedhive.trust.probe import joining, probe
 
 GIB = 2**30
 
@@ -126,9 +126,7 @@ def examine(console: Console | None = None, as_json: bool = False) -> None:
 
 def possible(facts: list[Fact]) -> Standing:
     """The level that this machine has without anybody's word, if it joins with the sandbox on."""
-    sandbox = by_name(facts)["sandbox.available"]
-    joined = Fact("sandbox.active", sandbox.value, sandbox.source, why=sandbox.why)
-    return standing([*facts, joined])
+    return standing(joining(facts))
 
 
 def _report(found: list[Finding], facts: list[Fact], where: Standing) -> dict[str, Any]:

@@ -112,9 +112,10 @@ class Ledger:
 
     def _write(self, book: Book) -> None:
         plain = {"enrolments": [asdict(one) for one in book.enrolments], "open": book.open}
+        text = json.dumps(plain, indent=1)
         number, name = tempfile.mkstemp(dir=self.folder)
         with os.fdopen(number, "w", encoding="utf-8") as file:
-            json.dump(plain, file, indent=1)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, self.folder / FILE)

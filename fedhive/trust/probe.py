@@ -49,6 +49,12 @@ def probe(root: Path | str = "/", which: Callable[[str], str | None] = shutil.wh
     return facts
 
 
+def joining(facts: list[Fact]) -> list[Fact]:
+    """The same facts of a machine that joins; `fedhive join` uses the sandbox that it finds."""
+    [sandbox] = [fact for fact in facts if fact.name == "sandbox.available"]
+    return [*facts, Fact("sandbox.active", sandbox.value, "fedhive join", why=sandbox.why)]
+
+
 def _kernel(root: Root) -> str:
     release = root.text("proc/sys/kernel/osrelease")
     return f"Linux {release}" if release else platform.system() or "unknown"

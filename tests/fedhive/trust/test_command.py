@@ -1,0 +1,146 @@
+"""``fedhive trust``: the whole exchange by files, and what mistakes are told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+
+from fedhive import cli
+from fedhive.trust import command, supernode
+from tests.fedhive.trust.test_enrol import boot
+
+
+@pytest.fixture
+def trust(monkeypatch, capsys, tmp_path):
+    """``trust(words)``: (status, output, first line of complaint), in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(line: str):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["trust", *line.split()])
+        said = capsys.readouterr()
+        return stop.value.code or 0, said.out, said.err.strip()
+
+    return call
+
+
+@pytest.fixture
+def machine(soft_tpm, monkeypatch):
+    """A booted TPM that the commands open, and its boot's log in a file."""
+    with soft_tpm("alice").boot() as tpm:
+        for module in (command, supernode):
+            monkeypatch.setattr(module, "Tpm", lambda tcti: contextlib.nullcontext(tpm))
+        yield tpm
+
+
+def test_a_machine_is_let_in(trust, machine, soft_tpm, tmp_path):
+    (tmp_path / "log").write_bytes(boot(machine))
+
+    def write(name: str, line: str) -> None:
+        status, out, err = trust(line)
+        assert (status, err) == (0, "")
+        (tmp_path / name).write_text(out)
+
+    operator = f"--ledger ledger --roots {soft_tpm('alice').roots}"
+    write("hello.json", "hello --keys keys")
+    write("again.json", "hello --keys keys")  # the same machine, not a new one
+    said = [json.loads((tmp_path / name).read_text()) for name in ("hello.json", "again.json")]
+    assert said[0]["node_key"] == said[1]["node_key"]
+    write("challenge.json", f"challenge hello.json --as desk --owner ann {operator}")
+    write("answer.json", "answer challenge.json --keys keys --log log")
+    status, out, _ = trust("admit answer.json --ledger ledger --key desk.pub")
+    assert status == 0
+    assert out.startswith("desk ")
+    sandbox = {row["name"]: row["value"] for row in said[0]["facts"]}["sandbox.active"]
+    assert ("level 3 (measured)" if sandbox else "level 0 (anonymous)") in out
+    assert "secure boot  vouched for by CN=swtpm-localca" in out
+    assert (tmp_path / "desk.pub").read_text().startswith("-----BEGIN PUBLIC KEY-----")
+    write("question.json", "question desk --ledger ledger")
+    write("later.json", "answer question.json --keys keys --log log")
+    assert trust("confirm later.json --ledger ledger")[0] == 0
+    status, _, err = trust("confirm later.json --ledger ledger")
+    assert (status, "answered before" in err) == (2, True)
+    [row] = json.loads(trust("list --json --ledger ledger")[1])
+    assert (row["name"], row["owner"]) == ("desk", "ann")
+    assert trust("export table.csv --ledger ledger")[1] == "table.csv: 1 machines\n"
+    assert trust("remove desk --ledger ledger")[0] == 0
+    assert trust("list --ledger ledger")[1] == "nobody was let in yet\n"
+
+
+def test_a_second_identity_is_refused_in_one_line(trust, machine, soft_tpm, tmp_path):
+    operator = f"--ledger ledger --roots {soft_tpm('alice').roots}"
+    for number in (1, 2):
+        (tmp_path / "hello.json").write_text(trust(f"hello --keys keys-{number}")[1])
+        status, out, err = trust(f"challenge hello.json --as node-{number} {operator}")
+        if number == 2:
+            break
+        (tmp_path / "challenge.json").write_text(out)
+        (tmp_path / "answer.json").write_text(trust("answer challenge.json --keys keys-1")[1])
+        assert trust("admit answer.json --ledger ledger")[0] == 0
+    assert status == 2
+    assert err == ("fedhive: this TPM is enrolled already, as 'node-1'; one identity a TPM")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("hullo", "no such action: trust hullo; did you mean 'hello'?"),
+        ("challenge hello.json", "usage: fedhive trust challenge HELLO --as NAME"),
+        ("admit", "usage: fedhive trust admit ANSWER"),
+        ("list everybody", "usage: fedhive trust list"),
+        ("admit nowhere.json", "nowhere.json: No such file or directory"),
+        ("remove desk --ledger x", "no machine 'desk' is enrolled"),
+        ("question desk --ledger x", "no machine 'desk' is enrolled"),
+        ("challenge h.json --as a --roots nowhere", "nowhere: no *.pem"),
+        ("list --what", "unrecognized arguments"),
+    ],
+)
+def test_mistakes(trust, line, said):
+    status, out, err = trust(line)
+    assert (status, out) == (2, "")
+    assert err.startswith("fedhive: ")
+    assert said in err
+    assert "\n" not in err
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '"x"', "[" * 100_000, "{}"])
+def test_messages_from_strangers(trust, tmp_path, text):
+    (tmp_path / "m.json").write_text(text)
+    status, _, err = trust("admit m.json --ledger x")
+    assert status == 2
+    assert err.startswith("fedhive: ")
+
+
+def test_help(trust):
+    assert "fedhive trust hello" in trust("--help")[1]
+    assert trust("")[1] == trust("--help")[1]
+
+
+# ---- Flower's SuperNode ------------------------------------------------------------------------
+
+
+def test_the_supernode_signs_with_the_tpm(machine, tmp_path):
+    """By the very functions with which Flower's node signs, and its SuperLink checks."""
+    import importlib
+
+    from flwr.supercore.primitives.asymmetric import (
+        bytes_to_public_key,
+        public_key_to_bytes,
+        sign_message,
+        uses_nist_ec_curve,
+        verify_signature,
+    )
+
+    module = importlib.import_module(supernode.MODULE)
+    before = getattr(module, supernode.SEAM)
+    machine.new_keys().save(tmp_path / "keys")
+    with supernode.node_key(tmp_path / "keys") as key, supernode.in_place_of_the_file(key):
+        private, public = getattr(module, supernode.SEAM)(None)
+        signature = sign_message(private, b"2026-11-21T21:00:00")
+        sent = bytes_to_public_key(public_key_to_bytes(public))
+        assert uses_nist_ec_curve(public)
+        assert verify_signature(sent, b"2026-11-21T21:00:00", signature)
+        assert not verify_signature(sent, b"2026-11-21T21:00:01", signature)
+    assert getattr(module, supernode.SEAM) is before
