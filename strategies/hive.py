@@ -522,10 +522,22 @@ class Hive(Strategy):
                 self.placement.arrived(reply.node, reply.asked.round)
         return usable
 
+    def _screened(self, usable: list[Reply], server_round: int, grid: Grid | None) -> list[Reply]:
+        """The replies that the protection can use; the verdict on others is taken back."""
+        if self.protection is None or not usable:
+            return usable
+        opened = {reply.node: reply.opened for reply in usable}
+        bad = self.protection.screen(opened, server_round, grid)
+        for reply in usable:
+            if reply.node in bad:
+                verdicts.revise(grid, reply.key, "rejected", bad[reply.node])
+        return [reply for reply in usable if reply.node not in bad]
+
     def _step(
         self, usable: list[Reply], server_round: int, grid: Grid | None
     ) -> ArrayRecord | None:
         """The model after this round; None if there is nothing to make one of."""
+        usable = self._screened(usable, server_round, grid)
         if not usable and not getattr(self.protection, "moves_alone", False):
             return None
         assert self._sent is not None

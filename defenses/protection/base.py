@@ -190,6 +190,18 @@ class Protection:
         """
         return ""
 
+    def screen(
+        self, opened: Mapping[int, Any], server_round: int, grid: Grid | None
+    ) -> dict[int, str]:
+        """Which replies could not be revealed with the others, and why, before they are combined.
+
+        Args:
+            opened: what `open` gave for each usable reply, by node.
+            server_round: the round.
+            grid: for asking key holders.
+        """
+        return {}
+
     def reveal(self, step: Step) -> Release:
         """The proposed model with the sums of what is hidden; called once a round."""
         return Release(step.proposed)

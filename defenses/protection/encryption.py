@@ -170,6 +170,21 @@ class Encryption(Protection):
             return ""
         return f"its sealed part is scaled by {claimed} examples, of which {counted} are believed"
 
+    def screen(
+        self, opened: Mapping[int, Any], server_round: int, grid: Grid | None
+    ) -> dict[int, str]:
+        """Whose key shares the holders cannot use: their sums could not be opened."""
+        found = [part.ciphertext for part in opened.values() if isinstance(part, Opened)]
+        if not found:
+            return {}
+        ask = opening.asker(grid, server_round, self.meter)
+        bad = self.meter.timed(
+            "open", lambda: self.tools.keys.screen(self.tools.cipher, found, ask)
+        )
+        for name in bad.values():
+            self.meter.refuse(name)
+        return {node: f"sealed part: {name}" for node, name in bad.items()}
+
     def reveal(self, step: Step) -> Release:
         """The proposed model with the opened sums in its hidden coordinates."""
         hidden, _ = self.mask_of(self._layout)

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from defenses.encryption.base import Ciphertext
+from defenses.encryption.base import Ask, Ciphertext
 from defenses.encryption.base import Context as SealContext
 from defenses.encryption.errors import SealError
 from defenses.protection.base import Setting
@@ -161,7 +161,8 @@ class Sums:
             lambda: [cipher.add([self.opened[i].ciphertext for i in group]) for group in groups],
         )
         number = totals[0].context.round
-        found = meter.timed("open", lambda: keys.open(cipher, totals, self._asker(number)))
+        ask = asker(self.grid, number, meter)
+        found = meter.timed("open", lambda: keys.open(cipher, totals, ask))
         meter.opened += len(groups)
         means = []
         for ints, group in zip(found, groups, strict=True):
@@ -170,17 +171,19 @@ class Sums:
             means.append(mean / weight if weight > 0.0 else np.zeros_like(mean))
         return means
 
-    def _asker(self, number: int) -> Callable[[Mapping[int, bytes]], Mapping[int, bytes]]:
-        return lambda questions: ask_holders(self.grid, questions, number, self.meter)
+
+def asker(grid: Grid | None, number: int, meter: Meter) -> Ask | None:
+    """How questions get to the holders of the key; None where there is no grid."""
+    if grid is None:
+        return None
+    return lambda questions: ask_holders(grid, questions, number, meter)
 
 
 def ask_holders(
-    grid: Grid | None, questions: Mapping[int, bytes], number: int, meter: Meter,
+    grid: Grid, questions: Mapping[int, bytes], number: int, meter: Meter,
     patience_s: float = 600.0,
 ) -> dict[int, bytes]:  # fmt: skip
     """Questions to the holders of the key, over the grid; the answers of those that gave one."""
-    if grid is None:
-        return {}
     there = set(grid.get_node_ids())
     messages = []
     for node, question in sorted(questions.items()):

@@ -77,6 +77,16 @@ class Stack(Protection):
         reasons = (layer.disbelieved(claimed, counted) for layer in self.layers)
         return next((reason for reason in reasons if reason), "")
 
+    def screen(
+        self, opened: Mapping[int, Any], server_round: int, grid: Grid | None
+    ) -> dict[int, str]:
+        """What any layer finds."""
+        found: dict[int, str] = {}
+        for i, layer in enumerate(self.layers):
+            own = {node: parts[i] for node, parts in opened.items()}
+            found = layer.screen(own, server_round, grid) | found
+        return found
+
     def reveal(self, step: Step) -> Release:
         """What the layers reveal, one after the other."""
         release = Release(step.proposed)

@@ -167,4 +167,4 @@ def test_what_cannot_work_is_refused_before_the_run(play, tmp_path, reason):
 def test_without_protection_nothing_is_added(play):
     played = play()
     assert not (played.directory / "protection.json").exists()
-    assert "encrypted_share" not in played.summary
+    assert played.summary["encrypted_share"] is None
