@@ -248,6 +248,18 @@ def test_training_when_electricity_is_clean(fedhive: Any) -> None:
     assert total[1] < 0.4 * total[0]
 
 
+def test_private_training(fedhive: Any) -> None:
+    examples, clients, counted = commands(DOCS / "howto/differential-privacy.md")
+    assert counted[:5] == clients[:5]
+    status, run = fedhive(examples)
+    assert status == 0
+    assert summary(run)["epsilon"] == pytest.approx(2.05, abs=0.005)
+    assert summary(run)["accuracy"] > 0.75
+    for line, epsilon in ((clients, 7.11), (counted, 17.86)):
+        status, run = fedhive(line)
+        assert (status, summary(run)["epsilon"]) == (0, pytest.approx(epsilon, abs=0.01))
+
+
 # ---- the other pages ---------------------------------------------------------------------------
 
 
