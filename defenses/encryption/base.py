@@ -6,6 +6,7 @@ real hive. One round looks like this::
     client      upload = keys.for_upload(cipher, context)          # a fresh key, shares of it
                 sealed = cipher.encrypt(values, upload, context)   # one blob: header, body, shares
     server      one    = cipher.parse(blob, context, keys)         # SealError names what is wrong
+                bad    = keys.screen(cipher, [one, other], ask)    # whose shares are damaged
                 total  = cipher.add([one, other, ...])
                 sums   = keys.open(cipher, [total], ask)          # ask: bytes to members and back
     members     answer = keys.member(node, cipher).answer(question)
@@ -283,6 +284,12 @@ class Keys(Verifier, Protocol):
 
     def member(self, node: int, cipher: Cipher, state: bytes | None = None) -> Member:
         """On a holder's machine: the one who answers, with what `Member.state` gave before."""
+        ...
+
+    def screen(
+        self, cipher: Cipher, ciphertexts: Sequence[Ciphertext], ask: Ask | None = None
+    ) -> dict[int, str]:
+        """Before the sums: which uploads cannot be opened, and why, by sender; leave them out."""
         ...
 
     def open(

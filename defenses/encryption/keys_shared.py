@@ -116,6 +116,12 @@ class Shared:
         self._need()
         return Holder(self, cipher, Guard(self.least, state))
 
+    def screen(
+        self, cipher: Cipher, ciphertexts: Sequence[Ciphertext], ask: Ask | None = None
+    ) -> dict[int, str]:
+        """Nobody: there are no shares."""
+        return {}
+
     def open(
         self, cipher: Cipher, totals: Sequence[Ciphertext], ask: Ask | None = None
     ) -> list[Ints]:

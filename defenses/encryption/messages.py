@@ -56,6 +56,7 @@ class Question:
         params: the cipher's ``params_id``.
         buckets: the summands of each sum, with what the holder needs of each in ``shares``.
         count: values in each sum.
+        check: only say whose shares cannot be opened.
         bodies: the sums themselves, for ciphers without fresh keys; else empty.
     """
 
@@ -65,6 +66,7 @@ class Question:
     params: bytes
     buckets: tuple[tuple[Upload, ...], ...]
     count: int = 1
+    check: bool = False
     bodies: tuple[bytes, ...] = ()
 
     @classmethod
@@ -89,6 +91,7 @@ class Question:
     def pack(self) -> bytes:
         """As bytes."""
         head = self.run + self.round.to_bytes(4, "little") + self.mask + self.params
+        head += bytes([self.check])
         sizes = len(self.buckets).to_bytes(4, "little") + self.count.to_bytes(8, "little")
         parts = [head, sizes]
         for bucket in self.buckets:
@@ -111,7 +114,7 @@ class Question:
             Truncated, Malformed: if they are no question.
         """
         parts = split(data)
-        if len(parts) < 2 or len(parts[0]) != 52 or len(parts[1]) != 12:
+        if len(parts) < 2 or len(parts[0]) != 53 or parts[0][52] > 1 or len(parts[1]) != 12:
             raise errors.Malformed("the message is not a question")
         head, count = parts[0], int.from_bytes(parts[1][:4], "little")
         values = int.from_bytes(parts[1][4:], "little")
@@ -121,7 +124,8 @@ class Question:
         buckets = tuple(_bucket(*parts[2 + 3 * i : 5 + 3 * i]) for i in range(count))
         bodies = tuple(parts[2 + 3 * count :])
         round_ = int.from_bytes(head[16:20], "little")
-        return cls(head[:16], round_, head[20:36], head[36:52], buckets, values, bodies)
+        names = (head[:16], round_, head[20:36], head[36:52])
+        return cls(*names, buckets, values, head[52] == 1, bodies)
 
 
 def _bucket(senders: bytes, nonces: bytes, shares: bytes) -> tuple[Upload, ...]:
@@ -160,7 +164,12 @@ class Guard:
         }
 
     def admit(self, question: Question, params: bytes) -> None:
-        """Check a question and count its round as answered, even if answering then fails.
+        """`check` a question and `count` its round as answered, even if answering then fails."""
+        self.check(question, params)
+        self.count(question)
+
+    def check(self, question: Question, params: bytes) -> None:
+        """Refuse what must not be answered.
 
         Raises:
             WrongParameters: for another cipher's sums.
@@ -176,12 +185,14 @@ class Guard:
                 f"a sum over {smallest} clients is not opened; the least is {self.least}"
             )
         uploads = [upload for bucket in question.buckets for upload in bucket]
-        if len({u.sender for u in uploads}) < len(uploads) or len(
-            {u.nonce for u in uploads}
-        ) < len(uploads):
+        senders, nonces = {u.sender for u in uploads}, {u.nonce for u in uploads}
+        if len(senders) < len(uploads) or len(nonces) < len(uploads):
             raise errors.OverlappingBuckets("a client appears twice in one question")
         if question.round <= self._last.get(question.run, -1):
             raise errors.AlreadyAnswered(f"round {question.round} has been answered")
+
+    def count(self, question: Question) -> None:
+        """Remember that a round has been answered."""
         self._last[question.run] = question.round
 
     def state(self) -> bytes:
