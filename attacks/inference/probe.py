@@ -185,4 +185,5 @@ class Probe:
 
 
 def _tensor(vector: Vector) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(vector, np.float32))
+    # A copy: what comes from a store is mapped from a file and cannot be written to.
+    return torch.from_numpy(np.array(vector, np.float32))

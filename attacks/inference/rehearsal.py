@@ -45,7 +45,7 @@ class Rehearsal:
         """
         batch = min(self.batch, len(data))
         order = shuffled(len(data), batch * self.steps, rng)
-        sent = torch.from_numpy(each.sent)
+        sent = torch.from_numpy(each.sent.copy())
         result = self._trainer.run(sent, LocalJob(data.x, data.y, order, [batch] * self.steps))
         seen = self.view.channel.apply((result.params - sent).numpy(), rng)
         return np.asarray(seen * self.view.visible, np.float32)

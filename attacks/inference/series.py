@@ -49,14 +49,14 @@ class ProbabilitySeries:
     and rates and data alike; the attack is as good as there are shadows.
 
     Args:
-        shadows: to train on.
+        known: what the adversary has to train on.
         hidden: units.
         steps: of full-batch Adam at rate 0.01 with weight decay.
         decay: of the weights.
         seed: of the initial weights.
     """
 
-    shadows: Sequence[Shadow]
+    known: Sequence[Shadow]
     hidden: int = 16
     steps: int = 300
     decay: float = 1e-2
@@ -73,14 +73,14 @@ class ProbabilitySeries:
         """
         common = sorted(set.intersection(
             *({each.round for each in one.exchanges}
-              for one in (view, *(shadow.view for shadow in self.shadows)))
+              for one in (view, *(shadow.view for shadow in self.known)))
         ))  # fmt: skip
-        if not common or not self.shadows:
+        if not common or not self.known:
             raise ValueError("shadows and a round that all views share are needed")
         known = np.concatenate(
-            [series(shadow.view, common, probe, shadow.records) for shadow in self.shadows]
+            [series(shadow.view, common, probe, shadow.records) for shadow in self.known]
         )
-        member = np.concatenate([shadow.member for shadow in self.shadows])
+        member = np.concatenate([shadow.member for shadow in self.known])
         if member.all() or not member.any():
             raise ValueError("among the shadows must be members and others")
         asked = series(view, common, probe, records)

@@ -1,0 +1,130 @@
+"""Attack a recorded run in a process of its own, and score what comes back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from fedhive.errors import UserError
+from fedhive.leakage.question import Examples, ask
+from fedhive.leakage.score_inference import Interval, Membership, score_membership
+from fedhive.leakage.store import FOLDER, ViewStore
+from fedhive.results.rundir import RunDir
+
+RESULTS = Path("leakage/membership.json")
+"""Where results go in a run directory."""
+
+
+def measure(
+    run_dir: Path,
+    attacks: Mapping[str, Mapping[str, Any]],
+    subjects: Sequence[int] | None = None,
+    others: int = 500,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """One row for each subject and attack: its AUC and TPR with intervals.
+
+    Args:
+        run_dir: of a run with observer=server.
+        attacks: configuration nodes by name, as ``conf/inference`` has them.
+        subjects: numbers among the recorded nodes, from 0; None for all.
+        others: non-members to ask about.
+        seed: draws candidates.
+
+    Raises:
+        UserError: nothing recorded, no such subject, or an attack that needs more than there is.
+    """
+    store = ViewStore(run_dir / FOLDER)
+    nodes = store.nodes()
+    chosen = range(len(nodes)) if subjects is None else subjects
+    if any(not 0 <= number < len(nodes) for number in chosen):
+        raise UserError(
+            f"subjects: views of {len(nodes)} nodes were recorded, 0 to {len(nodes) - 1}"
+        )
+    rows = []
+    for number in chosen:
+        # The accomplice is the next node; with one node there is none to learn from.
+        colluder = nodes[(number + 1) % len(nodes)]
+        question = ask(RunDir(run_dir), nodes[number], colluder, others, seed)
+        job = {"attacks": attacks, "subject": nodes[number],
+               "colluder": colluder if colluder != nodes[number] else -1}  # fmt: skip
+        data = {"candidates": question.candidates, "public": question.public,
+                "colluder": question.colluder}  # fmt: skip
+        for name, scores in _in_a_process(store.path, job, data).items():
+            found = score_membership(scores, question.member)
+            rows.append({"attack": name, "subject": number, **_plain(found)})
+    return rows
+
+
+def save(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows beside what was measured before with other attacks; the file."""
+    path = run_dir / RESULTS
+    path.parent.mkdir(exist_ok=True)
+    kept = json.loads(path.read_text()) if path.is_file() else []
+    fresh = {(row["attack"], row["subject"]) for row in rows}
+    kept = [row for row in kept if (row["attack"], row["subject"]) not in fresh]
+    text = ",\n".join(json.dumps(row) for row in [*kept, *rows])
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(f"[\n{text}\n]\n")
+    os.replace(temporary, path)
+    return path
+
+
+def over_subjects(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean of shares over subjects and Student's interval within [0, 1]; NaN for one subject."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    margin = float(student.ppf((1 + confidence) / 2, len(values) - 1)) * spread
+    return Interval(mean, max(0.0, mean - margin), min(1.0, mean + margin))
+
+
+def _in_a_process(
+    views: Path, job: Mapping[str, Any], data: Mapping[str, Examples]
+) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Scores by attack, from a process that is told where views and candidates lie."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "job.json").write_text(json.dumps(job))
+        for name, (x, y) in data.items():
+            np.savez(place / f"{name}.npz", allow_pickle=False, x=x, y=y)
+        done = subprocess.run(
+            [sys.executable, "-m", "attacks.inference.worker", str(views.resolve()), folder],
+            capture_output=True, text=True, check=False, env=_environment(),
+        )  # fmt: skip
+        if done.returncode == 2:
+            raise UserError(done.stderr.strip().splitlines()[-1])
+        if done.returncode:
+            raise RuntimeError(f"the attack's process failed:\n{done.stderr}")
+        with np.load(place / "scores.npz", allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with our packages on the path wherever it was started from."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": root if not path else root + os.pathsep + path}
+
+
+def _plain(found: Membership) -> dict[str, Any]:
+    """Numbers for JSON; null where unknown."""
+    row: dict[str, Any] = {"auc": found.auc.value, "auc_low": found.auc.low,
+                           "auc_high": found.auc.high}  # fmt: skip
+    for fpr, rate in found.tpr.items():
+        values = asdict(rate)
+        row |= {f"tpr_{fpr:g}{end}": None if math.isnan(values[key]) else values[key]
+                for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+    return {**row, "members": found.members, "others": found.others}
