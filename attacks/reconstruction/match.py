@@ -163,7 +163,8 @@ class _Search:
     def cosine(self, x: Tensor, y: Tensor) -> Tensor:
         flat = self.predicted(x, y)
         length = torch.linalg.vector_norm(flat) * math.sqrt(self.norm2) + 1e-30
-        return 1.0 - torch.dot(flat, self.target) / length
+        similarity: Tensor = torch.dot(flat, self.target) / length
+        return 1.0 - similarity
 
     def exact(self, x: Tensor, y: Tensor) -> Tensor:
         """Squared distance over the target's square; at the best scale where that is unknown."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedhive import config
 from fedhive.errors import UserError
 from fedhive.flower import Layout
-from fedhive.leakage.store import ViewStore
+from fedhive.leakage.store import Public, ViewStore
 from fedhive.leakage.view import Vector
 
 
@@ -44,14 +44,18 @@ class Scene:
 
     @classmethod
     def of(cls, store: ViewStore) -> Scene:
-        """The scene that a store's manifest describes.
+        """The scene that a store's manifest describes; see `from_public`."""
+        return cls.from_public(store.public)
+
+    @classmethod
+    def from_public(cls, public: Public) -> Scene:
+        """The scene that a run's public side describes.
 
         Raises:
             UserError: if the model it names cannot be built.
         """
-        public = store.public
         if public.model is None:
-            raise UserError(f"{store.path} does not say which model was trained")
+            raise UserError("the recorded views do not say which model was trained")
         model = config.build(public.model, "model")(public.input_shape, public.classes)
         return cls(model, public.input_shape, public.classes, *public.bounds)
 
