@@ -543,6 +543,8 @@ def kill_busy_ray_actors(backend: Any) -> None:
 
 VOLUNTEERS_PATHS = ("/v1/fleet/", "/health")
 """What a SuperLink serves that machines of volunteers need."""
+KEY_UNKNOWN = "fedhive: this key is not registered"
+KEY_IN_USE = "fedhive: a machine with this key is here"
 IDLE_PAUSE_S = 3.0
 """How long a SuperNode sleeps when there was no message for it."""
 
@@ -580,13 +582,31 @@ class VolunteersOnly:
 
 
 def run_superlink(arguments: Sequence[str]) -> None:
-    """Be a ``flower-superlink`` whose control is reached from this machine only."""
+    """Be a ``flower-superlink`` whose control is reached from this machine only.
+
+    It also tells machines that it does not let in which of Flower's two reasons holds.
+    """
     import sys
 
+    from flwr.supercore.error import ApiErrorCode, FlowerError
     from flwr.superlink import extensions
     from flwr.superlink.cli import flower_superlink
+    from flwr.superlink.servicer.fleet import fleet_handlers
     from starlette.middleware import Middleware
 
+    handlers: Any = fleet_handlers
+    activate = handlers.activate_node
+
+    def activate_and_explain(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return activate(*args, **kwargs)
+        except FlowerError as error:
+            if error.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+                unknown = "No SuperNode found" in error.message
+                error.public_details = KEY_UNKNOWN if unknown else KEY_IN_USE
+            raise
+
+    handlers.activate_node = activate_and_explain
     others = extensions.get_middleware
     extensions.get_middleware = lambda: (
         Middleware(cast(Any, VolunteersOnly)), *others(),

@@ -23,7 +23,7 @@ class Trouble:
 
 PATTERNS: tuple[tuple[str, Trouble], ...] = (
     (
-        r"\[code:? 2001\]|public key.*not (?:found|registered)|unauthenticated",
+        r"\[code:? 2001\]|fedhive: this key is not registered|unauthenticated",
         Trouble(
             "the hive does not know this machine's key: send the file node.pub (`fedhive join "
             "key` shows it) to the hive's operator, who lets it in with `fedhive deploy register`",
@@ -31,11 +31,19 @@ PATTERNS: tuple[tuple[str, Trouble], ...] = (
         ),
     ),
     (
-        r"\[code:? 2004\]|could not be activated",
+        r"fedhive: a machine with this key is here",
         Trouble(
             "the hive takes this machine to be there already: either it was cut off a minute ago, "
             "which passes by itself, or another machine uses the same key, which must get its own "
             "(run `fedhive join` there anew, do not copy the folder)"
+        ),
+    ),
+    (
+        r"\[code:? 2004\]|could not be activated",
+        Trouble(
+            "the hive does not let this machine in: either its key is not registered yet (`fedhive "
+            "join key` shows what to send to the operator), or another machine uses it, or this one "
+            "was cut off a minute ago, which passes by itself"
         ),
     ),
     (
