@@ -144,3 +144,40 @@ def test_the_supernode_signs_with_the_tpm(machine, tmp_path):
         assert verify_signature(sent, b"2026-11-21T21:00:00", signature)
         assert not verify_signature(sent, b"2026-11-21T21:00:01", signature)
     assert getattr(module, supernode.SEAM) is before
+
+
+# ---- plans -------------------------------------------------------------------------------------
+
+
+def test_a_plan_for_people_and_for_scripts(trust):
+    status, out, err = trust("plan nodes=20 protection.rules.replies=6")
+    assert (status, err) == (0, "")
+    assert "clients by protection and trust level" in out
+    assert "% above the least possible" in out
+    told = json.loads(trust("plan --json nodes=20 protection.rules.replies=6")[1])
+    assert told["expected_replies"] >= 6 - 1e-6
+    assert len(told["chosen"]) == 20
+    assert told["chosen"].count("encrypted") not in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("plan --josn", "unrecognized option --josn"),
+        ("plan protection=none", "needs protection=by_capability"),
+        ("plan nodes=5 protection.rules.replies=99", "5 clients with 5.0 expected replies cannot"),
+        ("plan nodes=5 protection.rules.hardware=1.5", "without hardware"),
+        ("plan nodes=5 protection.work.samples=-1", "protection.work must tell"),
+        ("plan nodez=5", "nodez"),
+    ],
+)
+def test_plans_that_cannot_be(trust, line, said):
+    status, out, err = trust(line)
+    assert (status, out) == (2, "")
+    assert err.startswith("fedhive: ")
+    assert said in err
+    assert "\n" not in err
+
+
+def test_plan_help(trust):
+    assert "usage: fedhive trust plan" in trust("plan --help")[1]
