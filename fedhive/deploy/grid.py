@@ -181,6 +181,7 @@ class HiveGrid(MeteredGrid):
             if machine.asked is None or now - machine.asked[1] > ASK_AGAIN_S:
                 [sent] = self.inner.push_messages([question(machine.node)])
                 machine.asked = sent, now
+        answered = []
         waiting = {m.asked[0]: m for m in fresh if m.asked is not None and m.asked[0]}
         for reply in self.inner.pull_messages(list(waiting)) if waiting else ():
             machine = waiting[reply.metadata.reply_to_message_id]
@@ -189,7 +190,10 @@ class HiveGrid(MeteredGrid):
                 self.notes.write("failed", now, machine.name, reply.error.reason or "")
             else:
                 machine.facts = {} if reply.has_error() else heard(reply)
-                self._number(machine)
+                answered.append(machine)
+        # Who asks for a place gets it before those to whom all are alike.
+        for machine in sorted(answered, key=lambda m: ("partition" not in m.facts, m.name, m.key)):
+            self._number(machine)
 
     def _number(self, machine: Machine) -> None:
         taken = {m.number for m in self.machines.values()}
