@@ -1,0 +1,1 @@
+"""Attacks on encryption itself: what published results give away about the key."""
