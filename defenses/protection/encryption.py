@@ -27,7 +27,7 @@ from defenses.encryption.errors import SealError
 from defenses.encryption.masks import Bools, Mask
 from defenses.protection import combinations, opening, report, sealing
 from defenses.protection.base import Mod, Protection, Release, Request, SentModel, Setting, Step
-from defenses.protection.opening import QUERY, Meter, Opened, Sums
+from defenses.protection.opening import FILLED, QUERY, Meter, Opened, Sums
 from defenses.protection.paths import Path
 from defenses.protection.sealing import RECORD, Seal, Tools
 from defenses.rows import TooFewRowsError
@@ -103,13 +103,16 @@ class Encryption(Protection):
         held = context.state.get(COMMITTEE)
         state = held.get("state") if isinstance(held, ConfigRecord) else None
         member = self.tools.keys.member(
-            int(context.node_id), self.tools.cipher, state if isinstance(state, bytes) else None
+            int(context.node_id),
+            self.tools.cipher,
+            state[1:] if isinstance(state, bytes) else None,
         )
         try:
             answer = member.answer(question)
         finally:  # a round that was begun to be answered stays answered
-            context.state[COMMITTEE] = ConfigRecord({"state": member.state()})
-        return Message(RecordDict({"config": ConfigRecord({"answer": answer})}), reply_to=message)
+            context.state[COMMITTEE] = ConfigRecord({"state": FILLED + member.state()})
+        record = ConfigRecord({"answer": FILLED + answer})
+        return Message(RecordDict({"config": record}), reply_to=message)
 
     # ---- server -------------------------------------------------------------------------------
 
@@ -177,7 +180,7 @@ class Encryption(Protection):
         found = [part.ciphertext for part in opened.values() if isinstance(part, Opened)]
         if not found:
             return {}
-        ask = opening.asker(grid, server_round, self.meter)
+        ask = opening.asker(self.tools.keys, grid, server_round, self.meter)
         bad = self.meter.timed(
             "open", lambda: self.tools.keys.screen(self.tools.cipher, found, ask)
         )

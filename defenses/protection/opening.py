@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from defenses.encryption.base import Ask, Ciphertext
+from defenses.encryption.base import Ask, Ciphertext, Keys
 from defenses.encryption.base import Context as SealContext
 from defenses.encryption.errors import SealError
 from defenses.protection.base import Setting
@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 
 QUERY = "query.he_share"
 """Type of the messages that ask clients about protection, see ``fedhive.app``."""
+FILLED = b"+"
+"""First byte of an answer: Flower's records cannot carry empty bytes."""
 MOST_BYTES = 2**33
 STAGES = ("seal", "parse", "add", "open")
 
@@ -161,7 +163,7 @@ class Sums:
             lambda: [cipher.add([self.opened[i].ciphertext for i in group]) for group in groups],
         )
         number = totals[0].context.round
-        ask = asker(self.grid, number, meter)
+        ask = asker(keys, self.grid, number, meter)
         found = meter.timed("open", lambda: keys.open(cipher, totals, ask))
         meter.opened += len(groups)
         means = []
@@ -172,9 +174,9 @@ class Sums:
         return means
 
 
-def asker(grid: Grid | None, number: int, meter: Meter) -> Ask | None:
-    """How questions get to the holders of the key; None where there is no grid."""
-    if grid is None:
+def asker(keys: Keys, grid: Grid | None, number: int, meter: Meter) -> Ask | None:
+    """How questions get to the holders of the key; None where there is no grid or no holder."""
+    if grid is None or not keys.members:
         return None
     return lambda questions: ask_holders(grid, questions, number, meter)
 
@@ -203,8 +205,8 @@ def ask_holders(
             continue
         for record in records_of(reply.content, ConfigRecord).values():
             answer = record.get("answer")
-            if isinstance(answer, bytes):
-                answers[node] = answer
+            if isinstance(answer, bytes) and answer[:1] == FILLED:
+                answers[node] = answer[1:]
                 meter.query_bytes += len(answer)
     return answers
 
