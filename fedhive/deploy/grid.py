@@ -117,7 +117,6 @@ class HiveGrid(MeteredGrid):
         self._unix_time = unix_time
         self._online: dict[int, Machine] = {}
         self._sent: dict[str, Sent] = {}
-        self._remarks: dict[str, str] = {}
 
     # ---- who is there -------------------------------------------------------------------------
 
@@ -245,7 +244,7 @@ class HiveGrid(MeteredGrid):
         for reply in self.inner.pull_messages(present) if present else ():
             sent = self._sent.pop(reply.metadata.reply_to_message_id)
             attribute(reply, sent.message.metadata.dst_node_id)
-            self._remark(reply.metadata.reply_to_message_id, sent)
+            self._remark(sent)
             lost.pop(reply.metadata.reply_to_message_id, None)
             replies.append(reply)
         replies += [self._give_up(key, reason) for key, reason in lost.items()]
@@ -296,19 +295,13 @@ class HiveGrid(MeteredGrid):
         )
         return error_reply(sent.message, NODE_UNAVAILABLE, reason)
 
-    def _remark(self, key: str, sent: Sent) -> None:
+    def _remark(self, sent: Sent) -> None:
         """Write down that a reply came in after an absence."""
-        if not sent.absences:
-            return
-        away = ", ".join(f"{a:.0f} s to {b:.0f} s" for a, b in sent.absences)
-        self._remarks[key] = f"away from {away}, and came back with the work"
-        name = self._name(sent.message.metadata.dst_node_id)
-        self.notes.write("returned", self.clock.now, name, self._remarks[key])
-
-    def settle(self, message_id: str, verdict: str, reason: str = "") -> None:
-        """The strategy's decision; a reply that was delayed by an absence says so."""
-        remark = self._remarks.pop(message_id, "")
-        super().settle(message_id, verdict, "; ".join(filter(None, (reason, remark))))
+        if sent.absences:
+            away = ", ".join(f"{a:.0f} s to {b:.0f} s" for a, b in sent.absences)
+            name = self._name(sent.message.metadata.dst_node_id)
+            said = f"away from {away}, and came back with the work"
+            self.notes.write("returned", self.clock.now, name, said)
 
     def _begun(self, message: Message) -> Event:
         event = super()._begun(message)

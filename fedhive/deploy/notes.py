@@ -13,6 +13,7 @@ SENTENCES = {
     "lost": "{who}: its work is lost ({what})",
     "failed": "{who} could not say what it is: {what}",
     "unneeded": "{who} is not needed: {what}",
+    "resumed": "{what}",
 }
 
 

@@ -27,8 +27,6 @@ from fedhive.results.display import Display
 from fedhive.results.rundir import RunDir
 from fedhive.server import Session, Watcher, default_run_dir
 
-NOTES = "hive.json"
-
 
 def serve(grid: Grid, text: str, submission: str) -> None:
     """Play a run and report to whoever submitted it.
@@ -69,6 +67,7 @@ def _serve(grid: Grid, text: str, submission: str) -> None:
         session = Session(hive, text, run_dir, watchers)
         if goes_on:
             session.resume()
+            notes.write("resumed", hive.clock.now, "", "the server began anew")
         least = engine.get("least")
         hive.meet(int(cfg["nodes"] if least is None else least), float(engine["wait_s"]))
         session.run(display)
@@ -80,8 +79,7 @@ def _serve(grid: Grid, text: str, submission: str) -> None:
 @contextlib.contextmanager
 def _recorded(hive: HiveGrid, run_dir: RunDir) -> Iterator[None]:
     """Write down who was there, whatever ends the run."""
-    earlier = run_dir.path / NOTES
-    before = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
+    before = run_dir.notes()
     try:
         yield
     finally:
@@ -89,7 +87,7 @@ def _recorded(hive: HiveGrid, run_dir: RunDir) -> Iterator[None]:
         presence = hive.presence()
         run_dir.write_json(rundir.AVAILABILITY, presence, compact=True)
         write_trace(run_dir.path / "availability.csv", presence, hive.clock.now)
-        run_dir.write_json(NOTES, [*before, *hive.notes.rows], compact=True)
+        run_dir.write_json(rundir.HIVE, [*before, *hive.notes.rows], compact=True)
 
 
 class _Rounds:

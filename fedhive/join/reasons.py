@@ -41,9 +41,9 @@ PATTERNS: tuple[tuple[str, Trouble], ...] = (
     (
         r"\[code:? 2004\]|could not be activated",
         Trouble(
-            "the hive does not let this machine in: either its key is not registered yet (`fedhive "
-            "join key` shows what to send to the operator), or another machine uses it, or this one "
-            "was cut off a minute ago, which passes by itself"
+            "the hive does not let this machine in: either its key is not registered yet "
+            "(`fedhive join key` shows what to send to the operator), or another machine uses it, "
+            "or this one was cut off a minute ago, which passes by itself"
         ),
     ),
     (

@@ -14,6 +14,7 @@ from fedhive.results import (
     facts,
     fairness,
     forecast_page,
+    hive_page,
     leakage_page,
     protection_page,
     refusals,
@@ -55,7 +56,8 @@ def page(run: Facts) -> Page:
     """The report of a run."""
     sections = (
         _learning, _timeline, forecast_page.add, carbon_page.add, _cost, _participation,
-        refusals.add, protection_page.add, leakage_page.add, _data, _machines, _reproduce,
+        hive_page.add, refusals.add, protection_page.add, leakage_page.add, _data, _machines,
+        _reproduce,
     )  # fmt: skip
     made = Page(title=f"{run.name} · fedhive", head=head(run))
     for add in sections:

@@ -33,6 +33,7 @@ FORECAST = "forecast.json"
 CARBON = "carbon.json"
 PROTECTION = "protection.json"
 CHECKPOINT = "checkpoint"
+HIVE = "hive.json"
 REPORT = "report.html"
 
 _OURS = (
@@ -285,6 +286,10 @@ class RunDir:
     def accounts(self) -> list[dict[str, Any]]:
         """``accounts.json``: how each node spent the seconds it was on; empty if none."""
         return self._list(ACCOUNTS)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """``hive.json``: what happened to the machines of a real hive; empty elsewhere."""
+        return self._list(HIVE)
 
     def forecast(self) -> dict[str, Any]:
         """``forecast.json``: how good the forecasts were; empty where there is none."""

@@ -187,7 +187,9 @@ def test_work_of_a_machine_that_was_away_comes_in_when_it_is_back():
     grid.settle(key, "accepted")
     [event] = grid.collect_events()
     assert event["status"] == "accepted"
-    assert event["reason"] == "away from 1 s to 85 s, and came back with the work"
+    assert sentence(grid.notes.rows[-1]).endswith(
+        "b away from 1 s to 85 s, and came back with the work"
+    )
 
 
 def test_a_machine_that_is_about_to_expire_is_not_asked():
