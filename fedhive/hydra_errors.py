@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from fedhive.config import Config, nearest
 
+ONLY_WITH = dict.fromkeys(("mask", "cipher", "keys", "path"), "protection=encryption")
+"""Groups that are there only with a choice of another."""
+
 
 def explain(chain: Sequence[BaseException]) -> str | None:
     """One line about an exception and its causes; None if they are not about the user's words."""
@@ -59,6 +62,8 @@ def _no_key(key: str, text: str, chain: Sequence[BaseException]) -> str:
         node = getattr(error, "parent_node", None)
         if node is not None and hasattr(node, "keys"):
             siblings = [str(word) for word in node.keys()]  # noqa: SIM118
+    if not siblings and key.split(".")[0] in ONLY_WITH:
+        return f"{key}: is there only with {ONLY_WITH[key.split('.')[0]]}; add that"
     if not siblings:
         siblings = list(Config.__dataclass_fields__)
     last = key.rsplit(".", 1)[-1]
