@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -168,15 +169,31 @@ def fleet_file(path: str) -> ListedFleet:
     Raises:
         UserError: for a file that cannot be read or an entry that makes no machine.
     """
+    file = Path(path).expanduser()
+    rows = listed_rows(file, "fleet.path")
+    return ListedFleet(
+        tuple(listed_device(f"{file}: machine {i}", i, row) for i, row in enumerate(rows))
+    )
+
+
+def listed_rows(file: Path, setting: str) -> list[dict[str, Any]]:
+    """The mappings in a YAML or JSON file of machines.
+
+    Args:
+        file: where.
+        setting: that named it.
+
+    Raises:
+        UserError: for a file that cannot be read or holds no list of mappings.
+    """
     import yaml
     from omegaconf import OmegaConf
 
-    file = Path(path).expanduser()
     try:
         # Read as the configuration is, where 2e7 is a number; plain YAML takes it for text.
         rows = OmegaConf.to_container(OmegaConf.load(file))
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {file}; check fleet.path") from error
+        raise UserError(f"there is no file {file}; check {setting}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', error)}") from error
     except yaml.YAMLError as error:
@@ -185,13 +202,25 @@ def fleet_file(path: str) -> ListedFleet:
         raise UserError(f"{file}{line}: not YAML ({getattr(error, 'problem', '')})") from error
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{file}: expected a list of machines, one mapping each")
-    return ListedFleet(tuple(_listed(file, i, row) for i, row in enumerate(rows)))
+    found: list[dict[str, Any]] = []
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{file}: machine {i}: expected a mapping, got {row!r}")
+        found.append({str(key): value for key, value in row.items()})
+    return found
 
 
-def _listed(file: Path, i: int, row: Any) -> Device:
-    where = f"{file}: machine {i}"
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a mapping, got {row!r}")
+def listed_device(where: str, i: int, row: Mapping[str, Any]) -> Device:
+    """A machine from a mapping with the fields of `Device`.
+
+    Args:
+        where: what mistakes are told to be in.
+        i: its place in the list, for a name where it has none.
+        row: the mapping.
+
+    Raises:
+        UserError: if it makes no machine.
+    """
     _, latitude, longitude = ZONES.get(str(row.get("zone")), ("", math.nan, math.nan))
     guessed = {"name": f"machine-{i:03d}", "latitude": latitude, "longitude": longitude}
     given = {**row, **{key: value for key, value in guessed.items() if key not in row}}

@@ -1,12 +1,15 @@
 """Bookkeeping around a grid that is not ours: Flower's simulation runtime or a real SuperLink.
 
-Time is real, and nobody knows what the machines drew: energy and carbon are recorded as unknown.
+Time is real. What the machines drew is unknown, unless an operator has written down what they are:
+with a `fedhive.world.roster.Roster`, schedulers see zones and watts, and energy and emissions are
+what declared powers give.
 Each message id is matched to the node that was asked, since Flower's own error replies do not
 name it.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,8 +18,11 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedhive.flower import NODE_UNAVAILABLE, NodeInfo, Run, payload_bytes, records_of
+from fedhive.world.carbon import CarbonSignal
 from fedhive.world.clock import WallClock
+from fedhive.world.devices import Device
 from fedhive.world.ledger import Event
+from fedhive.world.roster import Roster
 from fedhive.world.task import STATUSES
 
 
@@ -26,16 +32,21 @@ class MeteredGrid(Grid):
     Args:
         grid: any Flower grid.
         poll_s: how often to look for replies, seconds.
+        roster: what is known of the machines; those that are not in it are not asked. None for
+            nothing.
     """
 
-    def __init__(self, grid: Grid, poll_s: float = 0.2) -> None:
-        self.inner = grid
+    def __init__(self, grid: Grid, poll_s: float = 0.2, roster: Roster | None = None) -> None:
+        self.inner, self.roster = grid, roster
         self.clock = WallClock(poll_s)
         self.contexts: list[Context] = []  # what clients remember stays with them
         self.sent = 0
         self._poll_s = poll_s
         self._open: dict[str, Event] = {}
         self._done: list[Event] = []
+        self._named: dict[int, str] = {}
+        self._profiles: dict[int, Device] = {}
+        self._samples: dict[int, int] = {}
 
     def set_run(self, run: Run) -> None:
         """Passed on."""
@@ -58,8 +69,38 @@ class MeteredGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """Nodes that are on-line, ascending."""
-        return sorted(self.inner.get_node_ids())
+        """Nodes that are on-line, ascending; with a roster, those that are in it."""
+        return self.listed(sorted(self.inner.get_node_ids()))
+
+    # ---- what is known of them ----------------------------------------------------------------
+
+    @property
+    def carbon(self) -> CarbonSignal | None:
+        """Intensity of electricity, where the roster has it."""
+        return None if self.roster is None else self.roster.carbon
+
+    @property
+    def profiles(self) -> Mapping[int, Device]:
+        """The machines by node id, as far as they have come; the same object until others come."""
+        return self._profiles
+
+    def named(self) -> dict[int, str]:
+        """The names under which nodes are registered, by id."""
+        return {info.node_id: info.name for info in self.inner.get_nodes()}
+
+    def number_of(self, node: int) -> int:
+        """By which a roster knows a node that it has no name for: here its id."""
+        return node
+
+    def listed(self, nodes: list[int]) -> list[int]:
+        """Those that the roster knows; all of them without one."""
+        if self.roster is None:
+            return nodes
+        if any(node not in self._named for node in nodes):
+            self._named |= self.named()
+            found = {n: self.roster.of(self.number_of(n), name) for n, name in self._named.items()}
+            self._profiles = {node: device for node, device in found.items() if device is not None}
+        return [node for node in nodes if node in self._profiles]
 
     def get_nodes(self) -> list[NodeInfo]:
         """What the inner grid knows about them."""
@@ -140,8 +181,27 @@ class MeteredGrid(Grid):
         event.update(id=message_id, status=verdict, reason=reason)
         if event["end_s"] is None:
             event["end_s"] = self.clock.now
+        self._charge(event)
         self._done.append(event)
         del self._open[message_id]
+
+    def _charge(self, event: Event) -> None:
+        """Joules and grams of a task whose machine is known.
+
+        What a machine did that never answered is taken to be what it did last, or what others
+        usually do, as far as there was time.
+        """
+        node = event.pop("to")
+        device = self._profiles.get(node)
+        if device is None or self.roster is None:
+            return
+        samples: float | None = event["samples"]
+        if event["kind"] == "train" and event["done_s"] is None:
+            usual = statistics.median(self._samples.values()) if self._samples else None
+            samples = self._samples.get(node, usual)
+        elif event["kind"] == "train" and event["status"] == "accepted":
+            self._samples[node] = event["samples"]
+        event["energy_j"], event["carbon_g"] = self.roster.cost(device, event, samples)
 
     def _begun(self, message: Message) -> Event:
         now = self.clock.now
@@ -151,6 +211,7 @@ class MeteredGrid(Grid):
             number = value if isinstance(value, int) else number
         return {
             "round": number, "node": message.metadata.dst_node_id,
+            "to": message.metadata.dst_node_id,
             "kind": message.metadata.message_type, "sent_s": now, "begin_s": now, "start_s": now,
             "done_s": None, "end_s": None, "status": None, "reason": "", "steps_asked": None,
             "steps_done": None, "samples": 0, "bytes_up": 0,
