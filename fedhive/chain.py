@@ -17,7 +17,7 @@ from flwr.app import Context, Message
 from fedhive import config
 from fedhive.client import bench_of, client_number
 from fedhive.engines.execute import as_message
-from fedhive.flower import CLIENT_RAISED, error_reply
+from fedhive.flower import CLIENT_RAISED, Layout, error_reply
 
 Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
@@ -47,6 +47,10 @@ class Shield(Protocol):
         """A node's answer to a query of the server's half."""
         ...
 
+    def sealed_bytes(self, node_number: int, layout: Layout) -> int:
+        """What a reply of that machine takes on the wire beside the model."""
+        ...
+
 
 @lru_cache(maxsize=4)
 def _shield(text: str) -> Shield | None:
@@ -74,6 +78,13 @@ def chain_of(context: Context) -> tuple[Mod, ...]:
     own = mods if number in members else ()
     shield = _shield(text)
     return own if shield is None else (*shield.mods(number), *own)
+
+
+def sealed_bytes(context: Context) -> int:
+    """What protection adds to a training reply of this node, bytes."""
+    bench = bench_of(context)
+    shield = _shield(bench.text)
+    return 0 if shield is None else shield.sealed_bytes(client_number(context), bench.layout)
 
 
 def answer(message: Message, context: Context) -> Message:

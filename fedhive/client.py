@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -210,7 +210,13 @@ class HiveClientApp(ClientApp):
 
     def plan(self, message: Message, context: Context) -> Plan | None:
         """What a task will take, or None if only doing it tells."""
-        return plan(message, context)
+        from fedhive.chain import sealed_bytes
+
+        found = plan(message, context)
+        if found is None or message.metadata.message_type != "train":
+            return found
+        extra = sealed_bytes(context)
+        return replace(found, reply_bytes=found.reply_bytes + extra) if extra else found
 
     def warm(self, run_config: Mapping[str, bool | float | int | str]) -> None:
         """Load data and model before worker processes are forked."""

@@ -146,6 +146,13 @@ class Protection:
         """
         return ()
 
+    def sealed_bytes(self, node_number: int, layout: Layout) -> int:
+        """What a reply of machine ``node_number`` takes on the wire beside the model, bytes.
+
+        A simulated world times transfers by it before the reply is computed.
+        """
+        return 0
+
     def answer(self, message: Message, context: Context) -> Message:
         """A node's answer to a message of type ``query.protection``.
 

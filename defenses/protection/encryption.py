@@ -87,6 +87,13 @@ class Encryption(Protection):
         """The one that seals."""
         return (Seal(self.tools),)
 
+    def sealed_bytes(self, node_number: int, layout: Layout) -> int:
+        """As much as sealing zeros takes; of a mask from data, by the share that was asked for."""
+        mask, size = self.tools.mask, masks.size_of(layout)
+        if isinstance(mask, Sensitive):
+            return self.tools.sealed_size(masks.count_of(mask.share, size))
+        return self.tools.sealed_size(int(self.tools.own_mask(layout)[0].sum()))
+
     def answer(self, message: Message, context: Context) -> Message:
         """A holder's answer to a question about sums, or a voter's encrypted map.
 

@@ -55,6 +55,7 @@ class Tools:
     unit: float
     _known: dict[tuple[bytes, int], tuple[Bools, bytes]] = field(default_factory=dict, repr=False)
     _own: tuple[Layout, Bools, bytes] | None = field(default=None, repr=False)
+    _sizes: dict[int, int] = field(default_factory=dict, repr=False)
 
     @property
     def stype(self) -> str:
@@ -81,6 +82,15 @@ class Tools:
         """What an update is multiplied by before it is encrypted: its weight in the sum."""
         size = {"examples": examples / self.unit, "samples": samples / self.unit}.get(weighting, 1)
         return float(size * weight)
+
+    def sealed_size(self, count: int) -> int:
+        """Bytes that ``count`` sealed values take."""
+        if count and count not in self._sizes:
+            nowhere = SealContext(bytes(16), 2**32 - 1, bytes(16), 0, count)
+            key = self.keys.for_upload(self.cipher, nowhere)
+            zeros = np.zeros(count, np.float32)
+            self._sizes[count] = len(self.cipher.encrypt(zeros, key, nowhere).data)
+        return self._sizes.get(count, 0)
 
     def pack(self, data: bytes) -> ArrayRecord:
         """Sealed bytes as a record of their own."""

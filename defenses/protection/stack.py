@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from defenses.protection.base import Mod, Protection, Release, Request, SentModel, Setting, Step
 from fedhive.errors import UserError
+from fedhive.flower import Layout
 
 if TYPE_CHECKING:
     from fedhive.leakage.view import View
@@ -42,6 +43,10 @@ class Stack(Protection):
     def mods(self, node_number: int) -> Sequence[Mod]:
         """Those of all layers."""
         return tuple(mod for layer in self.layers for mod in layer.mods(node_number))
+
+    def sealed_bytes(self, node_number: int, layout: Layout) -> int:
+        """The sum of all layers'."""
+        return sum(layer.sealed_bytes(node_number, layout) for layer in self.layers)
 
     def answer(self, message: Message, context: Context) -> Message:
         """That of the first layer that answers queries."""

@@ -168,3 +168,13 @@ def test_without_protection_nothing_is_added(play):
     played = play()
     assert not (played.directory / "protection.json").exists()
     assert played.summary["encrypted_share"] is None
+
+
+def test_transfers_are_timed_with_what_is_sealed(play):
+    slow = ("fleet.median_up_mbps=0.01", "nodes=2", "rounds=1", "partition=iid")
+    bare = play("model=mlp", "model.hidden=[4]", *slow).events[0]
+    sealed = play(*HIDDEN, "mask=all", *slow).events[0]
+    more = sealed["bytes_up"] / bare["bytes_up"]
+    longer = (sealed["end_s"] - sealed["done_s"]) / (bare["end_s"] - bare["done_s"])
+    assert more > 5
+    assert longer == pytest.approx(more, rel=0.3)
