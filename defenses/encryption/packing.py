@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ class Packing:
                 "coefficient: take fewer bits or fewer clients"
             )
 
-    @property
+    @cached_property
     def base(self) -> int:
         """B: every digit of a sum lies in [-(B - 1) / 2, (B - 1) / 2]."""
         return 2 * self.clients * self.levels + 1
 
-    @property
+    @cached_property
     def k(self) -> int:
         """Values in a coefficient."""
         k = 0
@@ -48,7 +49,7 @@ class Packing:
             k += 1
         return k
 
-    @property
+    @cached_property
     def modulus(self) -> int:
         """B^k: packed numbers lie in [-(B^k - 1) / 2, (B^k - 1) / 2]."""
         return int(self.base**self.k)

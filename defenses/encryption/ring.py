@@ -15,6 +15,8 @@ that is too large for this to stay below a quarter, and refuses what is not smal
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -64,9 +66,7 @@ class Multiplier:
 
     def __init__(self, factor: NDArray[np.int64]) -> None:
         degree = len(factor)
-        angle = torch.arange(degree, dtype=torch.float64) * (torch.pi / degree)
-        self._twist = torch.polar(torch.ones_like(angle), angle)
-        self._untwist = self._twist.conj().resolve_conj()
+        self._twist, self._untwist = _twists(degree)
         pieces = [(factor, 1)]
         if error_bound(factor) >= 0.25:
             high = (factor + 16) >> 5
@@ -103,6 +103,14 @@ class Multiplier:
             total = part if total is None else total + part
         assert total is not None
         return total
+
+
+@lru_cache(maxsize=4)
+def _twists(degree: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Powers of exp(i pi / N) and of its inverse."""
+    angle = torch.arange(degree, dtype=torch.float64) * (torch.pi / degree)
+    twist = torch.polar(torch.ones_like(angle), angle)
+    return twist, twist.conj().resolve_conj()
 
 
 def error_bound(factor: NDArray[np.int64]) -> float:

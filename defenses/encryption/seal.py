@@ -1,9 +1,10 @@
 """BFV by Microsoft SEAL: exact sums by vetted code, symmetric, seeded, no multiplication.
 
-What Rlwe does, done by a library that many have looked at: dimension 2048, one 54-bit prime, which
-SEAL itself checks against the Homomorphic Encryption Standard's 128 bits. Values are packed as
-digits of coefficients, which go into SEAL's plaintext directly; encryption under the secret key
-lets the second half of a ciphertext be a seed. That makes about 3.8 bytes a value.
+What Rlwe does, done by a library that many have looked at: dimension 4096 and one prime of 54 bits
+for ciphertexts, well within what SEAL itself checks against the Homomorphic Encryption Standard's
+128 bits (half the dimension would do, but costs more per value). Values are packed as digits of
+coefficients, which go into SEAL's plaintext directly; encryption under the secret key lets the
+second half of a ciphertext be a seed. That makes about 3.8 bytes a value.
 
 One secret key serves all clients and rounds (SEAL cannot be given a common public polynomial), so
 ``keys=committee`` cannot be had. The noise of a sum is bounded as in `Rlwe`, with SEAL's errors
@@ -13,6 +14,7 @@ One secret key serves all clients and rounds (SEAL cannot be given a common publ
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -28,8 +30,10 @@ from defenses.encryption.messages import join, split
 from defenses.encryption.packing import Packing
 from defenses.encryption.prg import derive, digest
 
-N = 2048
+N = 4096
 Q_BITS = 54
+BITS = (Q_BITS, 55)  # the second prime is for keys that are never made
+GROUP = 8  # polynomials that are packed together
 SIGMA = math.sqrt(21 / 2)
 FAILURE_BITS = 100
 
@@ -76,14 +80,14 @@ class Seal:
         """Values as digits of coefficients."""
         tail = math.sqrt(2 * math.log(2) * (FAILURE_BITS + 1) * self.clients) * SIGMA
         bound = math.ceil(tail + self.clients / 2)
-        # The prime is the largest below 2^54 that suits N: within a thousandth of it.
+        # Of the primes below 2^54 that suit N, SEAL takes one within a thousandth of it.
         room = math.floor(2**Q_BITS * 0.999) // (2 * bound + 1)
         return Packing(self.fixed.levels, self.clients, room, N)
 
     @cached_property
     def params_id(self) -> bytes:
         """Digest of everything above."""
-        parts = (N, Q_BITS, self.packing.base, self.packing.k, self.bits)
+        parts = (N, *BITS, self.packing.base, self.packing.k, self.bits)
         return digest("seal", *parts, repr(float(self.clip)).encode())
 
     def new_secret(self, seed: bytes) -> _Secret:
@@ -98,14 +102,14 @@ class Seal:
 
         def pieces() -> Iterator[bytes]:
             nonlocal saturated
-            step = N * self.packing.k
-            for start in range(0, len(values), 16 * step):
-                ints, cut = self.fixed.integers(values[start : start + 16 * step])
+            step = GROUP * N * self.packing.k
+            for start in range(0, len(values), step):
+                ints, cut = self.fixed.integers(values[start : start + step])
                 saturated += cut
-                for at in range(0, len(ints), step):
-                    packed = self.packing.pack(ints[at : at + step])
-                    packed[packed < 0] += self.packing.modulus
-                    yield key.secret.encrypt(packed.view(np.uint64))
+                packed = self.packing.pack(ints)
+                packed += (packed >> 63) & self.packing.modulus  # residues: none is negative
+                for polynomial in packed.view(np.uint64).reshape(-1, N):
+                    yield key.secret.encrypt(polynomial)
 
         data = wire.seal_pieces(self, context, key, pieces())
         return Sealed(data, saturated)
@@ -148,14 +152,15 @@ class Seal:
         """See `defenses.encryption.base.Cipher.decrypt`."""
         modulus, most = self.packing.modulus, len(total.uploads) * self.fixed.levels
         out = np.empty(total.context.count, dtype=np.int64)
-        step = N * self.packing.k
-        for i, block in enumerate(total.body):
-            numbers = opening.decrypt(block).astype(np.int64)
+        step = GROUP * N * self.packing.k
+        for i, start in enumerate(range(0, len(out), step)):
+            group = total.body[i * GROUP : (i + 1) * GROUP]
+            numbers = np.concatenate([opening.decrypt(block) for block in group]).astype(np.int64)
             numbers[numbers > modulus // 2] -= modulus
-            piece = self.packing.unpack(numbers.astype(np.float64))[: len(out) - i * step]
+            piece = self.packing.unpack(numbers.astype(np.float64))[: len(out) - start]
             if int(np.abs(piece).max(initial=0)) > most:
                 raise errors.Overflowed("a sum is larger than its clients can have made it")
-            out[i * step : i * step + len(piece)] = piece
+            out[start : start + len(piece)] = piece
         return out
 
     def pack(self, total: Ciphertext) -> bytes:
@@ -170,7 +175,7 @@ class Seal:
         return Ciphertext(context, uploads, blocks)
 
     def _context(self) -> Any:
-        return sealapi.context("BFV", N, (Q_BITS,), self.packing.modulus)
+        return sealapi.context("BFV", N, BITS, self.packing.modulus)
 
     def _load(self, scratch: sealapi.Scratch, block: bytes | memoryview) -> Any:
         from tenseal import sealapi as bindings
@@ -189,14 +194,16 @@ class _Secret:
         from tenseal import sealapi as bindings
 
         long_seed = derive(seed, "seal", 0) + derive(seed, "seal", 1)
-        key = sealapi.secret_key("BFV", N, (Q_BITS,), plain, long_seed)
-        self._context = sealapi.context("BFV", N, (Q_BITS,), plain)
+        key = sealapi.secret_key("BFV", N, BITS, plain, long_seed)
+        self._context = sealapi.context("BFV", N, BITS, plain)
         self._encryptor = bindings.Encryptor(self._context, key)
         self._decryptor = bindings.Decryptor(self._context, key)
-        self._plaintext = bindings.Plaintext
+        self._plaintext, self._scratch = bindings.Plaintext, threading.local()
 
     def encrypt(self, coefficients: NDArray[np.uint64]) -> bytes:
-        scratch = sealapi.Scratch()
+        if not hasattr(self._scratch, "file"):
+            self._scratch.file = sealapi.Scratch()
+        scratch: sealapi.Scratch = self._scratch.file
         raw = sealapi.polynomial(coefficients)
         plaintext = scratch.load(self._plaintext(), self._context, raw)
         return scratch.save(self._encryptor.encrypt_symmetric(plaintext))

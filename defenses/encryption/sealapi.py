@@ -48,8 +48,7 @@ class Scratch:
 
     def save(self, thing: Any) -> bytes:
         """A SEAL object as bytes."""
-        os.ftruncate(self._file, 0)
-        thing.save(self._path)
+        thing.save(self._path)  # which truncates the file first
         return os.pread(self._file, os.lseek(self._file, 0, os.SEEK_END), 0)
 
     def load(self, thing: Any, context: Any, data: bytes | memoryview) -> Any:
@@ -58,8 +57,8 @@ class Scratch:
         Raises:
             Malformed: if SEAL refuses them.
         """
-        os.ftruncate(self._file, 0)
         os.pwrite(self._file, data, 0)
+        os.ftruncate(self._file, len(data))
         try:
             thing.load(context, self._path)
         except (RuntimeError, ValueError) as error:

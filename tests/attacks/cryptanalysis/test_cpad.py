@@ -94,7 +94,7 @@ def test_our_seal_gives_nothing() -> None:
     count = seal.N * cipher.packing.k
     total = uploads(cipher, keys, rows_of(count))
     [opened] = keys.open(cipher, [total])
-    prime = cpad.first_prime(seal.N, (54,))
+    prime = cpad.first_prime(seal.N, seal.BITS)
     c0, c1 = exact.bfv_halves(total.body[0], seal.N)
     packed = [int(v) % cipher.packing.modulus for v in cipher.packing.pack(opened)]
     scaled = [(prime * v + cipher.packing.modulus // 2) // cipher.packing.modulus for v in packed]
@@ -104,7 +104,7 @@ def test_our_seal_gives_nothing() -> None:
 
     seed = keys._secret(cipher, b"", total.context)
     long_seed = derive(seed, "seal", 0) + derive(seed, "seal", 1)
-    secret = sealapi.secret_key("BFV", seal.N, (54,), cipher.packing.modulus, long_seed)
+    secret = sealapi.secret_key("BFV", seal.N, seal.BITS, cipher.packing.modulus, long_seed)
     true = cpad.true_key(secret, seal.N, prime)
     assert set(np.unique(true)) == {-1, 0, 1}
     assert int((exact.recover_bfv_key(c0, c1, noisy, prime) == true).sum()) == 0
