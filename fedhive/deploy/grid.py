@@ -36,6 +36,7 @@ from fedhive.world.grid import FIRST_NODE_ID
 from fedhive.world.ledger import Event
 from fedhive.world.metered import MeteredGrid
 from fedhive.world.recorded import RecordedPast
+from fedhive.world.roster import Roster
 
 MARGIN_S = 2.0
 """A machine whose time runs out so soon is not asked any more: Flower would give it up."""
@@ -96,6 +97,7 @@ class HiveGrid(MeteredGrid):
         patience_s: how long a machine that owes a reply may be away before it is given up.
         notes: told what happens, for people.
         unix_time: the SuperLink's clock.
+        roster: what the operator knows of the machines; those that are not in it are not asked.
     """
 
     name = "deployment"
@@ -108,8 +110,9 @@ class HiveGrid(MeteredGrid):
         patience_s: float = 600.0,
         notes: Notes | None = None,
         unix_time: Callable[[], float] = time.time,
+        roster: Roster | None = None,
     ) -> None:
-        super().__init__(grid, poll_s)
+        super().__init__(grid, poll_s, roster)
         self.nodes, self.patience_s = nodes, patience_s
         self.notes = notes or Notes()
         self.past = RecordedPast(self.clock)
@@ -153,8 +156,16 @@ class HiveGrid(MeteredGrid):
             self.clock.wait(until)
 
     def get_node_ids(self) -> list[int]:
-        """Machines that are here and have a number, ascending."""
-        return [_id(machine) for machine in self.look()]
+        """Machines that are here and have a number, ascending; with a roster, those in it."""
+        return self.listed([_id(machine) for machine in self.look()])
+
+    def named(self) -> dict[int, str]:
+        """The names under which numbered machines are registered, by id."""
+        return {_id(m): m.name for m in self.machines.values() if m.number is not None}
+
+    def number_of(self, node: int) -> int:
+        """Its number in the hive."""
+        return node - FIRST_NODE_ID
 
     def get_nodes(self) -> list[NodeInfo]:
         """What is known about them."""
@@ -313,10 +324,12 @@ class HiveGrid(MeteredGrid):
     def rows(self) -> list[dict[str, Any]]:
         """The machines for ``machines.json``."""
         known = sorted((m for m in self.machines.values() if m.number is not None), key=_id)
+        told = self._profiles
         return [
-            {"node": m.number, "name": m.name, "location": m.location, "declared": m.facts}
+            {**(told[_id(m)].as_row(m.number or 0) if _id(m) in told else {}), "node": m.number,
+             "name": m.name, "location": m.location, "declared": m.facts}
             for m in known
-        ]
+        ]  # fmt: skip
 
     def presence(self) -> dict[str, list[tuple[float, float]]]:
         """When each machine was here, by number: [(on, off), ...] in seconds of the run."""

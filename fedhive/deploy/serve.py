@@ -26,6 +26,7 @@ from fedhive.results import rundir
 from fedhive.results.display import Display
 from fedhive.results.rundir import RunDir
 from fedhive.server import Session, Watcher, default_run_dir
+from fedhive.world.roster import Roster
 
 
 def serve(grid: Grid, text: str, submission: str) -> None:
@@ -59,8 +60,9 @@ def _serve(grid: Grid, text: str, submission: str) -> None:
     engine = cfg["engine"]
     notes = Notes(lambda row: _say(said("note", row=row)))
     hive = HiveGrid(
-        grid, int(cfg["nodes"]), float(engine["poll_s"]), float(engine["patience_s"]), notes
-    )
+        grid, int(cfg["nodes"]), float(engine["poll_s"]), float(engine["patience_s"]), notes,
+        roster=_roster(cfg),
+    )  # fmt: skip
     torch.set_num_threads(1)  # as in a simulation: more threads would change sums
     _say(said("began", run_dir=str(run_dir.path) if here else None))
     with _recorded(hive, run_dir), Display(console=Console(quiet=True)) as display:
@@ -109,6 +111,12 @@ def _built(cfg: dict[str, Any]) -> list[Any]:
         config.build(cfg.get("logger"), "logger"),
         *config.build(cfg.get("callbacks") or [], "callbacks"),
     ]
+
+
+def _roster(cfg: dict[str, Any]) -> Roster | None:
+    """What the operator has sent along about the machines; None if nothing."""
+    rows = cfg["engine"].get("machines")
+    return None if rows is None else Roster(rows, config.build(cfg["carbon"], "carbon"))
 
 
 def _order(submission: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fedhive.deploy.notes import sentence
 from fedhive.errors import UserError
 from fedhive.results.display import Display
 from fedhive.results.rundir import RunDir
+from fedhive.world.roster import Roster, read_rows
 
 SUBMISSION = "submission.json"
 
@@ -40,6 +41,8 @@ class DeploymentEngine:
         wait_s: longest to wait for them, seconds.
         patience_s: how long a machine that owes a reply may be away, seconds.
         poll_s: how often the server looks for replies, seconds.
+        machines: file with what is known of the machines, as for ``fleet=file``, so that schedules
+            see zones and watts and energy is accounted for; or what is in it. None for nothing.
         cohort: presets of simulations set it; machines far from each other train alone.
     """
 
@@ -54,6 +57,7 @@ class DeploymentEngine:
         wait_s: float = 600.0,
         patience_s: float = 600.0,
         poll_s: float = 0.2,
+        machines: str | list[dict[str, Any]] | None = None,
         cohort: bool = False,
     ) -> None:
         if superlink is not None and root_certificates is None:
@@ -67,8 +71,10 @@ class DeploymentEngine:
             raise ValueError("wait_s, patience_s and poll_s must be above 0")
         self.home = str(DEFAULT_HOME) if home is None else home
         self.superlink, self.root_certificates = superlink, root_certificates
-        self.serving = {
+        self.serving: dict[str, Any] = {
             "least": least, "wait_s": wait_s, "patience_s": patience_s, "poll_s": poll_s,
+            # The server may be far from the file: its content travels.
+            "machines": read_rows(machines) if isinstance(machines, str) else machines,
         }  # fmt: skip
 
     # ---- a run --------------------------------------------------------------------------------
@@ -83,6 +89,8 @@ class DeploymentEngine:
         least = self.serving["least"]
         if least is not None and least > int(cfg["nodes"]):
             raise UserError(f"engine.least={least} is more than nodes={cfg['nodes']}")
+        if self.serving["machines"] is not None:  # told here, not after it was submitted
+            Roster(self.serving["machines"], config.build(cfg["carbon"], "carbon"))
         # Where the hive lies on this machine is nobody else's business.
         engine = {"_target_": cfg["engine"]["_target_"], **self.serving}
         text = config.dumps({**cfg, "engine": engine})
