@@ -134,11 +134,11 @@ class Supervisor:
             if hindered != "you paused it":
                 self._not_before = max(self._not_before, now + LINGER_S)
             self.set("paused", hindered)
-        elif now < self._not_before and self.state != "paused":
+        elif now >= self._not_before:
+            self._start()
+        elif self.state != "paused":
             left = self._not_before - now
             self.set("waiting", f"{self.reason.split(' (again')[0]} (again in {left:.0f} s)")
-        elif now >= self._not_before or self.folder.wish() == "resume":
-            self._start()
 
     def _pause(self, reason: str) -> None:
         """Leave at once: the hive hears of it and counts on others."""

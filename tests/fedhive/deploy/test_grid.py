@@ -265,7 +265,7 @@ def test_nobody_waits_for_messages_of_an_earlier_server():
 
 
 def test_too_few_machines_end_the_wait():
-    grid, link = hive(Node(5, b"a"))
+    grid, _ = hive(Node(5, b"a"))
     with pytest.raises(UserError, match="only 1 of 2 machines came within 10 s"):
         grid.meet(2, 10.0)
     grid.meet(1, 10.0)
