@@ -6,7 +6,7 @@
 ``RUN_DIR`` is of a run with ``observer=server``. Attacks are the choices of ``conf/inference``;
 without ``inference=`` all are mounted. Each works in a process of its own that is given the
 recorded views, candidate records in random order, and data of the adversary's own. Results go to
-``leakage/membership.json`` in the run directory.
+``membership.json`` in the run directory, and from there to its report.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _integer(key: str, word: str) -> int:
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
-    from attacks.inference.measure import over_subjects
+    from fedhive.leakage.score_inference import over_subjects
 
     names = list(dict.fromkeys(row["attack"] for row in rows))
     subjects = len({row["subject"] for row in rows})

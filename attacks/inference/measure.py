@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from fedhive.errors import UserError
 from fedhive.leakage.question import Examples, ask
-from fedhive.leakage.score_inference import Interval, Membership, score_membership
+from fedhive.leakage.score_inference import Membership, score_membership
 from fedhive.leakage.store import FOLDER, ViewStore
 from fedhive.results.rundir import RunDir
 
-RESULTS = Path("leakage/membership.json")
+RESULTS = "membership.json"
 """Where results go in a run directory."""
 
 
@@ -70,7 +69,6 @@ def measure(
 def save(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write rows beside what was measured before with other attacks; the file."""
     path = run_dir / RESULTS
-    path.parent.mkdir(exist_ok=True)
     kept = json.loads(path.read_text()) if path.is_file() else []
     fresh = {(row["attack"], row["subject"]) for row in rows}
     kept = [row for row in kept if (row["attack"], row["subject"]) not in fresh]
@@ -79,16 +77,6 @@ def save(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     temporary.write_text(f"[\n{text}\n]\n")
     os.replace(temporary, path)
     return path
-
-
-def over_subjects(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of shares over subjects and Student's interval within [0, 1]; NaN for one subject."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    margin = float(student.ppf((1 + confidence) / 2, len(values) - 1)) * spread
-    return Interval(mean, max(0.0, mean - margin), min(1.0, mean + margin))
 
 
 def _in_a_process(

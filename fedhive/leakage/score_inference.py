@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit, ndtri
 from scipy.stats import beta, binom, rankdata
+from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 
@@ -160,6 +161,16 @@ def proportion(successes: int, trials: int, confidence: float = 0.95) -> Interva
         else 1.0
     )
     return Interval(successes / trials, low, high)
+
+
+def over_subjects(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean of shares over subjects and Student's interval within [0, 1]; NaN for one subject."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    margin = float(student.ppf((1 + confidence) / 2, len(values) - 1)) * spread
+    return Interval(mean, max(0.0, mean - margin), min(1.0, mean + margin))
 
 
 def _quantile_ranks(n: int, fpr: float, error: float) -> tuple[int | None, int | None]:

@@ -16,6 +16,7 @@ from fedhive.results import (
     forecast_page,
     hive_page,
     leakage_page,
+    membership_page,
     protection_page,
     refusals,
     units,
@@ -56,8 +57,8 @@ def page(run: Facts) -> Page:
     """The report of a run."""
     sections = (
         _learning, _timeline, forecast_page.add, carbon_page.add, _cost, _participation,
-        hive_page.add, refusals.add, protection_page.add, leakage_page.add, _data, _machines,
-        _reproduce,
+        hive_page.add, refusals.add, protection_page.add, leakage_page.add, membership_page.add,
+        _data, _machines, _reproduce,
     )  # fmt: skip
     made = Page(title=f"{run.name} · fedhive", head=head(run))
     for add in sections:

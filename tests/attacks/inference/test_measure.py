@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -14,13 +13,14 @@ import attacks.inference
 import conf
 from attacks.inference import __main__ as command
 from attacks.inference import worker
-from attacks.inference.measure import measure, over_subjects, save
+from attacks.inference.measure import measure, save
 from attacks.inference.series import Shadow
 from fedhive import config
 from fedhive.compose import compose
 from fedhive.errors import UserError
 from fedhive.launch import launch
 from fedhive.leakage import question
+from fedhive.results.report import build_report
 from fedhive.results.rundir import RunDir
 from tests.attacks.inference.federation import federate, network, noise_records
 
@@ -113,6 +113,11 @@ def test_measured_in_a_process_of_its_own(run: Path) -> None:
     save(run, [{**rows[0], "auc": 0.25}])
     found = json.loads(path.read_text())
     assert [(row["subject"], row["auc"]) for row in found] == [(1, rows[0]["auc"]), (0, 0.25)]
+    page = build_report(run).read_text()
+    assert "Who was in the training data" in page
+    mean = (rows[0]["auc"] + 0.25) / 2
+    assert f"{mean:.3f} (" in page
+    assert "too few others" in page
 
 
 def test_an_attack_that_needs_more_than_is_known_says_so(run: Path) -> None:
@@ -120,13 +125,6 @@ def test_an_attack_that_needs_more_than_is_known_says_so(run: Path) -> None:
     spare = len(question.ask(RunDir(run), 1000, 1001, 40, 0).public[1])
     with pytest.raises(UserError, match=r"inference=lira: .* 1 are at hand"):
         measure(run, {"lira": node}, [0], others=40 + spare - 1)
-
-
-def test_means_over_subjects() -> None:
-    found = over_subjects([0.6, 0.8])
-    assert found.value == pytest.approx(0.7)
-    assert (found.low, found.high) == (0.0, 1.0)  # 12.7 standard errors of 0.1
-    assert math.isnan(over_subjects([0.6]).low)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fedhive.leakage.score_inference import auc, proportion, score_membership, tpr_at
+from fedhive.leakage.score_inference import (
+    auc,
+    over_subjects,
+    proportion,
+    score_membership,
+    tpr_at,
+)
 
 
 def test_auc_counts_pairs_and_halves_ties() -> None:
@@ -93,6 +99,13 @@ def test_proportion() -> None:
     assert (found.low, found.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)
     assert proportion(10, 10).high == 1.0
     assert proportion(0, 10).low == 0.0
+
+
+def test_means_over_subjects() -> None:
+    found = over_subjects([0.6, 0.8])
+    assert found.value == pytest.approx(0.7)
+    assert (found.low, found.high) == (0.0, 1.0)  # 12.7 standard errors of 0.1
+    assert math.isnan(over_subjects([0.6]).low)
 
 
 def test_what_is_refused() -> None:
