@@ -42,7 +42,7 @@ DENSE = 40_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Leakage:
+class LinearLeakage:
     """What a linear-Gaussian view tells of d unknown numbers.
 
     Args:
@@ -108,7 +108,7 @@ class Leakage:
 
 def of_jacobian(
     jacobian: ArrayLike, sigma: float, tau: float, about: Sequence[int] | None = None
-) -> Leakage:
+) -> LinearLeakage:
     """The measure of a known linear channel.
 
     Args:
@@ -131,7 +131,7 @@ def of_jacobian(
         cross = information[np.ix_(mine, ~mine)]
         others = information[np.ix_(~mine, ~mine)] + np.eye(int((~mine).sum())) / tau**2
         information = information[np.ix_(mine, mine)] - cross @ np.linalg.solve(others, cross.T)
-    return Leakage(spectrum_of(information), tau)
+    return LinearLeakage(spectrum_of(information), tau)
 
 
 def of_view(
@@ -142,7 +142,7 @@ def of_view(
     rng: np.random.Generator | None = None,
     probes: int = 8,
     depth: int = 40,
-) -> Leakage:
+) -> LinearLeakage:
     """What a view tells of the inputs ``x``, near them.
 
     The channel's clipping is part of what is differentiated, its noise and quantiser (as noise of
@@ -174,7 +174,7 @@ def of_view(
         for tangent in tangents:
             j = tangent.jacobian()
             gram += j.T @ j
-        return Leakage(spectrum_of(gram / sigma**2), tau)
+        return LinearLeakage(spectrum_of(gram / sigma**2), tau)
     if rng is None:
         raise ValueError("a Jacobian of this size is sketched, which needs a random generator")
 
@@ -184,7 +184,7 @@ def of_view(
             total += tangent.normal(v)
         return total / sigma**2
 
-    return Leakage(lanczos(information, d, rng, probes, depth), tau)
+    return LinearLeakage(lanczos(information, d, rng, probes, depth), tau)
 
 
 def through(channel: Channel, update: Update) -> Update:

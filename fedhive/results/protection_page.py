@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fedhive.results import units
+from fedhive.results import privacy_chart, units
 from fedhive.results.facts import Facts, Record
 from fedhive.results.page import Markup, Page, el
 from fedhive.results.units import known
@@ -23,6 +23,10 @@ MOST_LAYERS = 200
 def add(made: Page, run: Facts) -> None:
     """Add the section to a page, if the run was protected."""
     parts = [part for layer in _layers(run.protection) for part in _one(layer)]
+    figure = privacy_chart.epsilon(run)
+    if figure is not None:
+        views = {"Round": figure}
+        parts.append(made.chart("chart-epsilon", views, "Epsilon after each round"))
     if parts:
         made.section("protection", "Protection", "Who could see what, and what it cost", *parts)
 

@@ -44,5 +44,14 @@ def test_stacks_and_other_kinds_are_shown_by_name_and_value(tmp_path):
     assert "one sum" in said
 
 
+def test_epsilon_is_drawn_where_it_was_promised(tmp_path):
+    run = make_run(tmp_path / "run").path
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    for promised in (False, True):
+        rounds = [{**line, "epsilon": 0.5 if promised else None} for line in lines]
+        (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rounds))
+        assert ("chart-epsilon" in build_report(run).read_text()) == promised
+
+
 def test_runs_without_protection_have_no_such_section(tmp_path):
     assert 'id="protection"' not in build_report(make_run(tmp_path / "run").path).read_text()
