@@ -42,6 +42,7 @@ __all__ = [
     "NODE_UNAVAILABLE",
     "NO_ACCOUNT",
     "SERVER_NODE_ID",
+    "AwakeClock",
     "DeferredReply",
     "Layout",
     "Malformed",
@@ -615,20 +616,51 @@ def run_superlink(arguments: Sequence[str]) -> None:
     flower_superlink()
 
 
+class AwakeClock:
+    """A clock that stands still while the machine sleeps.
+
+    Flower takes a task for dead that has not been heard of for a minute, also if that minute was
+    a laptop's night. This clock is looked at more often than ``most_s`` while the machine is
+    awake, and never goes on by more than that at once.
+
+    Args:
+        now: the real time.
+        most_s: longest time between two looks.
+    """
+
+    def __init__(self, now: Callable[[], Any], most_s: float = 10.0) -> None:
+        import threading
+        from datetime import timedelta
+
+        self._real, self._most = now, timedelta(seconds=most_s)
+        self._last = self._shown = now()
+        self._lock = threading.Lock()
+
+    def now(self) -> Any:
+        """The time, less the time asleep."""
+        with self._lock:
+            real = self._real()
+            self._shown += max(min(real - self._last, self._most), self._most * 0)
+            self._last = real
+            return self._shown
+
+
 class _Pauses:
     """Stands in for ``time`` in a SuperNode's main loop, to look for messages sooner.
 
     Args:
         poll_s: seconds between looks.
         idle: called at each look that found nothing, when no work is under way.
+        awake: looked at before each pause.
     """
 
-    def __init__(self, poll_s: float, idle: Callable[[], None]) -> None:
-        self._poll_s, self._idle = poll_s, idle
+    def __init__(self, poll_s: float, idle: Callable[[], None], awake: AwakeClock) -> None:
+        self._poll_s, self._idle, self._awake = poll_s, idle, awake
 
     def sleep(self, seconds: float) -> None:
         import time
 
+        self._awake.now()
         if seconds >= IDLE_PAUSE_S:
             self._idle()
         time.sleep(min(seconds, self._poll_s))
@@ -656,12 +688,16 @@ def run_supernode(
     import sys
 
     import httpx
+    from flwr.supercore.corestate import in_memory_corestate
     from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli import flower_supernode
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     connection: Any = fleet_http_connection
     loop: Any = start_client_internal
+    state: Any = in_memory_corestate
+    awake = AwakeClock(state.now)
+    state.now = awake.now
     reached: list[bool] = []
     make_invoker = connection.make_simple_http_retry_invoker
 
@@ -695,7 +731,7 @@ def run_supernode(
         "ActivateNode", "SendNodeHeartbeat", "PullMessages", "PullObject", "PushObject",
     ):  # fmt: skip
         setattr(FleetHttpClient, name, told(getattr(FleetHttpClient, name)))
-    loop.time = _Pauses(poll_s, idle)
+    loop.time = _Pauses(poll_s, idle, awake)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 

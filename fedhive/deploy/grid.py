@@ -197,7 +197,9 @@ class HiveGrid(MeteredGrid):
             machine = waiting[reply.metadata.reply_to_message_id]
             if reply.has_error() and reply.error.code != CLIENT_RAISED:  # an app without answers
                 machine.asked = "", now
-                self.notes.write("failed", now, machine.name, reply.error.reason or "")
+                self.notes.write(
+                    "failed", now, machine.name, f"could not say what it is: {reply.error.reason}"
+                )
             else:
                 machine.facts = {} if reply.has_error() else heard(reply)
                 answered.append(machine)
@@ -255,7 +257,7 @@ class HiveGrid(MeteredGrid):
         for reply in self.inner.pull_messages(present) if present else ():
             sent = self._sent.pop(reply.metadata.reply_to_message_id)
             attribute(reply, sent.message.metadata.dst_node_id)
-            self._remark(sent)
+            self._remark(sent, reply)
             lost.pop(reply.metadata.reply_to_message_id, None)
             replies.append(reply)
         replies += [self._give_up(key, reason) for key, reason in lost.items()]
@@ -306,13 +308,16 @@ class HiveGrid(MeteredGrid):
         )
         return error_reply(sent.message, NODE_UNAVAILABLE, reason)
 
-    def _remark(self, sent: Sent) -> None:
-        """Write down that a reply came in after an absence."""
-        if sent.absences:
-            away = ", ".join(f"{a:.0f} s to {b:.0f} s" for a, b in sent.absences)
-            name = self._name(sent.message.metadata.dst_node_id)
-            said = f"away from {away}, and came back with the work"
-            self.notes.write("returned", self.clock.now, name, said)
+    def _remark(self, sent: Sent, reply: Message) -> None:
+        """Write down failures, and that a reply came in after an absence."""
+        name = self._name(sent.message.metadata.dst_node_id)
+        away = ", ".join(f"{a:.0f} s to {b:.0f} s" for a, b in sent.absences)
+        after = f"away from {away}, and came back " if away else ""
+        if reply.has_error():
+            said = f"{after}with an error: {reply.error.reason or reply.error.code}"
+            self.notes.write("failed", self.clock.now, name, said)
+        elif after:
+            self.notes.write("returned", self.clock.now, name, f"{after}with the work")
 
     def _begun(self, message: Message) -> Event:
         event = super()._begun(message)

@@ -11,7 +11,7 @@ SENTENCES = {
     "away": "{who} is away",
     "returned": "{who} {what}",
     "lost": "{who}: its work is lost ({what})",
-    "failed": "{who} could not say what it is: {what}",
+    "failed": "{who} {what}",
     "unneeded": "{who} is not needed: {what}",
     "resumed": "{what}",
 }

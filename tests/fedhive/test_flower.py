@@ -468,3 +468,88 @@ def test_strategies_sleep_where_we_think():
         strategy_utils.sample_nodes(Filling(), 3, 2)  # type: ignore[arg-type]
     assert naps == [1, 1, 1]
     assert strategy_utils.sleep is time.sleep
+
+
+# ---- real machines -------------------------------------------------------------------------
+
+
+def test_the_names_that_real_machines_need_are_there():
+    """What `run_superlink`, `run_supernode`, `take_task` and `SuperLinkControl` reach into."""
+    from flwr.cli import build
+    from flwr.supercore.corestate import in_memory_corestate
+    from flwr.supercore.retry import make_simple_http_retry_invoker
+    from flwr.supercore.runtime import RuntimeHttpClient
+    from flwr.superlink import extensions, main
+    from flwr.superlink.routers.fleet import router
+    from flwr.superlink.servicer.fleet import fleet_handlers
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.nodestate import in_memory_nodestate
+
+    source = inspect.getsource(start_client_internal)
+    assert "time.sleep(3)" in source  # the pause of an idle SuperNode
+    assert "time.sleep(0.5)" in source  # of one that waits for a reply
+    assert "make_simple_http_retry_invoker()" in inspect.getsource(fleet_http_connection)
+    assert callable(make_simple_http_retry_invoker().should_giveup)
+    for name in ("ActivateNode", "SendNodeHeartbeat", "PullMessages", "PullObject", "PushObject"):
+        assert callable(getattr(FleetHttpClient, name))
+    assert "now()" in inspect.getsource(in_memory_corestate.InMemoryCoreState.activate_task)
+    assert issubclass(in_memory_nodestate.InMemoryNodeState, in_memory_corestate.InMemoryCoreState)
+    assert "fleet_handlers.activate_node(" in inspect.getsource(router)
+    assert "No SuperNode found" in inspect.getsource(fleet_handlers.activate_node)
+    assert "extensions.get_middleware()" in inspect.getsource(main)
+    assert callable(extensions.get_middleware)
+    assert callable(RuntimeHttpClient.AcquireTask)
+    assert callable(build.build_fab_from_files)
+    paths = {route.path for route in router.router.routes}
+    assert paths
+    assert all(path.startswith(flower.VOLUNTEERS_PATHS) for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("path", "client", "headers", "allowed"),
+    [
+        ("/v1/fleet/pull-messages", "8.8.8.8", [], True),
+        ("/v1/control/start-run", "8.8.8.8", [], False),
+        ("/v1/control/start-run", "127.0.0.1", [], True),
+        ("/v1/control/start-run", "10.0.0.5", [], True),  # the server's own address
+        ("/v1/control/start-run", "127.0.0.1", [(b"X-Forwarded-For", b"8.8.8.8")], False),
+        ("/v1/runtime/acquire-task", "8.8.8.8", [], False),
+        ("/v1/fleet/../control/start-run", "8.8.8.8", [], True),  # no route: nothing normalises it
+        ("/docs", "8.8.8.8", [], False),
+    ],
+)
+def test_strangers_reach_only_what_volunteers_need(path, client, headers, allowed):
+    import asyncio
+
+    reached, sent = [], []
+
+    async def app(scope, receive, send):
+        reached.append(scope["path"])
+
+    async def send(message):
+        sent.append(message.get("status"))
+
+    scope = {
+        "type": "http", "path": path, "client": (client, 5), "server": ("10.0.0.5", 9443),
+        "headers": headers,
+    }  # fmt: skip
+    asyncio.run(flower.VolunteersOnly(app)(scope, None, send))
+    assert bool(reached) is allowed
+    assert (404 in sent) is not allowed
+
+
+def test_a_clock_that_stands_still_while_the_machine_sleeps():
+    from datetime import UTC, datetime, timedelta
+
+    real = [datetime(2026, 1, 1, tzinfo=UTC)]
+    clock = flower.AwakeClock(lambda: real[0], most_s=10.0)
+    start = clock.now()
+    for _ in range(7):
+        real[0] += timedelta(seconds=9)
+        clock.now()
+    assert clock.now() - start == timedelta(seconds=63)
+    real[0] += timedelta(hours=8)
+    assert clock.now() - start == timedelta(seconds=73)
+    real[0] -= timedelta(hours=1)  # somebody set the clock
+    assert clock.now() - start == timedelta(seconds=73)
