@@ -30,6 +30,8 @@ from fedhive.trust.levels import Level, Standing, standing
 from fedhive.trust.probe import joining, probe
 
 GIB = 2**30
+SOON_DAYS = 30
+"""A server's certificate that expires so soon should be made anew."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def findings(facts: list[Fact] | None = None) -> Iterator[Finding]:
     for program in ("flower-superlink", "flower-supernode"):
         yield _program(program)
     yield _sandbox(known["sandbox.available"])
+    yield from _hive()
 
 
 def examine(console: Console | None = None, as_json: bool = False) -> None:
@@ -257,6 +260,28 @@ def _sandbox(fact: Fact) -> Finding:
         return Finding("sandbox", True, f"bubblewrap, {fact.source}")
     remedy = fact.why if sys.platform == "linux" else "join from Linux, or in a container"
     return Finding("sandbox", False, "strangers' code cannot be locked up", remedy)
+
+
+def _hive(home: Path = Path("~/.fedhive/hive")) -> Iterator[Finding]:
+    """The certificates of the hive that `fedhive deploy` made here, if it made one."""
+    folder = home.expanduser()
+    if not (folder / "hive.json").is_file():
+        return
+    from fedhive.deploy import certificates
+    from fedhive.errors import UserError
+
+    try:
+        names = json.loads((folder / "hive.json").read_text(encoding="utf-8"))["names"]
+        server = (folder / "server.pem").read_bytes()
+        wrong = certificates.problems((folder / "ca.crt").read_bytes(), server, names)
+        left = certificates.days_left(server)
+    except (OSError, ValueError, KeyError, UserError) as error:
+        yield Finding("hive here", False, f"{folder} is not whole", f"{error}")
+        return
+    if not wrong and left < SOON_DAYS:
+        wrong = ["run `fedhive deploy certify`, then start it again"]
+    detail = f"{folder}, certificate valid for {left:.0f} more days"
+    yield Finding("hive here", not wrong, detail, "; ".join(wrong))
 
 
 def _installed(module: str) -> bool:

@@ -90,6 +90,38 @@ def test_an_accelerator_that_torch_cannot_use(tmp_path, monkeypatch):
     assert doctor._accelerator(fact).good
 
 
+@pytest.mark.parametrize(
+    ("days", "good", "remedy"),
+    [
+        (400, True, ""), (10, False, "run `fedhive deploy certify`, then start it again"),
+        (-1, False, "certificate expired"),
+    ],
+)  # fmt: skip
+def test_a_hive_s_certificates(tmp_path, monkeypatch, days, good, remedy):
+    from datetime import timedelta
+
+    from fedhive.deploy import certificates
+
+    made = certificates.now()
+    monkeypatch.setattr(certificates, "now", lambda: made - timedelta(days=825 - days))
+    authority, key = certificates.make_authority("bees")
+    server, _ = certificates.make_server(authority, key, ("localhost",))
+    monkeypatch.setattr(certificates, "now", lambda: made)
+    (tmp_path / "hive.json").write_text(json.dumps({"names": ["localhost"]}))
+    (tmp_path / "ca.crt").write_bytes(authority)
+    (tmp_path / "server.pem").write_bytes(server)
+    [found] = doctor._hive(tmp_path)
+    assert found.good is good
+    assert remedy in found.remedy
+
+
+def test_no_hive_and_a_broken_one(tmp_path):
+    assert list(doctor._hive(tmp_path)) == []
+    (tmp_path / "hive.json").write_text("{")
+    [found] = doctor._hive(tmp_path)
+    assert (found.good, found.detail) == (False, f"{tmp_path} is not whole")
+
+
 AS_NOBODY = """
 import os
 from fedhive.doctor import examine, findings
