@@ -338,7 +338,7 @@ class Session:
             rates = [device.rate for device in self.grid.devices]
         took_part = self.progress.participation
         participation = [took_part.get(i, 0) for i in range(int(self.cfg["nodes"]))]
-        if not isinstance(self.grid, World):
+        if not getattr(self.grid, "numbered", True):
             participation = list(took_part.values())
         engine = (self.cfg.get("engine") or {}).get("_target_", "")
         return {

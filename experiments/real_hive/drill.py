@@ -2,7 +2,7 @@
 
     python -m experiments.real_hive.drill [FOLDER]
 
-Then a SuperLink is killed in the middle of a run, which goes on with one command; and four kinds of
+Then a SuperLink is killed within a run, which goes on with one command; and four kinds of
 machines that must not be let in come. Writes ``drill.json`` and ``drill.log`` beside this file.
 """
 

@@ -101,6 +101,7 @@ class HiveGrid(MeteredGrid):
     """
 
     name = "deployment"
+    numbered = True
 
     def __init__(
         self,

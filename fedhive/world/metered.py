@@ -36,6 +36,8 @@ class MeteredGrid(Grid):
             nothing.
     """
 
+    numbered = False  # a SuperLink's ids are no machines' numbers
+
     def __init__(self, grid: Grid, poll_s: float = 0.2, roster: Roster | None = None) -> None:
         self.inner, self.roster = grid, roster
         self.clock = WallClock(poll_s)
