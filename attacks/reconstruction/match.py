@@ -13,13 +13,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from attacks.reconstruction.forward import Forward
+from attacks.reconstruction.lbfgs import minimise
 from attacks.reconstruction.scene import Scene
 from fedhive.leakage.view import View
 
@@ -38,9 +40,8 @@ class Recipe:
             ``none``.
         adam_objective: ``cosine`` (1 - cosine similarity) or ``l2``.
         tv: weight of total variation in the first stage.
-        lbfgs_steps: outer steps of the second stage; 0 for none.
-        lbfgs_inner: inner steps of each.
-        lbfgs_tv: weight of total variation in the second stage.
+        polish: evaluations in the second stage, L-BFGS; 0 for none.
+        polish_tv: weight of total variation in the second stage.
         noise: standard deviation of the start around grey, in units of the half range; 1 with
             ``start="normal"`` is the literature's.
         box: keep candidates in the inputs' range.
@@ -54,9 +55,8 @@ class Recipe:
     sign: Literal["hard", "soft", "none"] = "soft"
     adam_objective: Literal["cosine", "l2"] = "cosine"
     tv: float = 0.02
-    lbfgs_steps: int = 30
-    lbfgs_inner: int = 20
-    lbfgs_tv: float = 0.0
+    polish: int = 600
+    polish_tv: float = 0.0
     noise: float = 0.2
     box: bool = True
     restarts: int = 1
@@ -65,10 +65,10 @@ class Recipe:
 
 DEFAULT = Recipe()
 INVERTING_GRADIENTS = Recipe(
-    adam_steps=1000, decay="steps", sign="hard", tv=0.2, lbfgs_steps=0, noise=1.0
+    adam_steps=1000, decay="steps", sign="hard", tv=0.2, polish=0, noise=1.0
 )
 """Geiping et al. (NeurIPS 2020), 1000 of their 24,000 steps."""
-DLG = Recipe(adam_steps=0, lbfgs_steps=60, tv=0.0, box=False, soft_labels=True)
+DLG = Recipe(adam_steps=0, polish=1000, tv=0.0, box=False, soft_labels=True)
 """Zhu et al. (NeurIPS 2019), from grey, with a line search that cannot diverge."""
 IDLG = replace(DLG, soft_labels=False)
 """Zhao et al. (2020): the same with the label known beforehand."""
@@ -119,7 +119,7 @@ def match(
     if labels is None and not recipe.soft_labels:
         raise ValueError("labels are needed, or a recipe that searches for them")
     rng = rng or np.random.default_rng(0)
-    with _one_thread():
+    with _quick(scene.model):
         began = time.process_time()
         best: Match | None = None
         search = _Search(view, scene, forward, recipe)
@@ -179,7 +179,7 @@ class _Search:
     def polished(self, x: Tensor, y: Tensor) -> Tensor:
         """The exact objective with the prior's weight where noise makes the data doubtful."""
         loss = self.exact(x, y)
-        weight = self.recipe.lbfgs_tv
+        weight = self.recipe.polish_tv
         if self.variance > 0:
             # -log posterior, over the target's square: noise power times the prior's slope.
             weight += 2 * self.variance / self.norm2 * TV_SLOPE * x.numel()
@@ -200,7 +200,7 @@ class _Search:
             y = labels
         if self.recipe.adam_steps:
             x = self.adam(x, y)
-        if self.recipe.lbfgs_steps:
+        if self.recipe.polish:
             x, y = self.lbfgs(x, y)
         if self.recipe.box:
             x = x.clamp(self.scene.low, self.scene.high)
@@ -238,41 +238,27 @@ class _Search:
         return 0.1 ** sum(done >= cut for cut in (3 / 8, 5 / 8, 7 / 8))
 
     def lbfgs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """L-BFGS with a strong Wolfe line search; stops where nothing is gained any more."""
-        x = x.detach().clone().requires_grad_()
-        wanted = [x]
-        if y.dtype != torch.int64:
-            y = y.detach().clone().requires_grad_()
-            wanted.append(y)
-        optimiser = torch.optim.LBFGS(
-            wanted, lr=1.0, max_iter=self.recipe.lbfgs_inner, history_size=100,
-            tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
-        )  # fmt: skip
-        best = [part.detach().clone() for part in wanted]
-        least = math.inf
+        """Sharpen by L-BFGS: the best candidate met; labels too where they are searched."""
+        wanted = [x] if y.dtype == torch.int64 else [x, y]
 
-        def closure() -> Tensor:
-            nonlocal least
-            loss = self.polished(x, y) * SCALE
-            grads = torch.autograd.grad(loss, wanted)
-            for part, grad in zip(wanted, grads, strict=True):
-                part.grad = grad
-            if float(loss.detach()) < least:
-                least = float(loss.detach())
-                for kept, part in zip(best, wanted, strict=True):
-                    kept.copy_(part.detach())
-            return loss
+        def function(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            flat = torch.from_numpy(point.astype(np.float32))
+            cuts = torch.split(flat, [part.numel() for part in wanted])
+            parts = [
+                cut.view(part.shape).requires_grad_()
+                for cut, part in zip(cuts, wanted, strict=True)
+            ]
+            loss = self.polished(parts[0], parts[1] if len(parts) > 1 else y)
+            grads = torch.autograd.grad(loss, parts)
+            gradient = torch.cat([grad.reshape(-1) for grad in grads]).double().numpy()
+            return float(loss.detach()), gradient
 
-        for _ in range(self.recipe.lbfgs_steps):
-            before = least
-            optimiser.step(closure)  # type: ignore[no-untyped-call]
-            if not math.isfinite(least) or least >= before * (1 - 1e-7):
-                break
-        return best[0], best[1] if len(best) > 1 else y
+        start = torch.cat([part.detach().reshape(-1) for part in wanted]).double().numpy()
+        found = torch.from_numpy(minimise(function, start, self.recipe.polish).astype(np.float32))
+        best = torch.split(found, [part.numel() for part in wanted])
+        return best[0].view(x.shape), best[1].view(y.shape) if len(best) > 1 else y
 
 
-SCALE = 1e4
-"""L-BFGS's line search works in single precision: objectives far below 1 are lifted."""
 TV_SLOPE = 4.0
 """Inverse mean absolute difference of neighbouring pixels of natural images, in half ranges."""
 
@@ -297,11 +283,22 @@ def _signed(grad: Tensor, sign: str, left: float) -> Tensor:
     return (grad * left).tanh() / left if sign == "soft" else grad
 
 
+NARROW = 16
+"""Up to so many channels oneDNN's convolutions cost more to set up than they save."""
+
+
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def _quick(model: nn.Module) -> Iterator[None]:
+    """One thread, and the convolutions that are faster for this model."""
+    widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    narrow = bool(widths) and max(widths) <= NARROW
+    flags: Any = torch.backends.mkldnn
+    before = flags.set_flags(_enabled=False)[0] if narrow else True
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        if narrow:
+            flags.set_flags(_enabled=before)
