@@ -260,6 +260,24 @@ def test_private_training(fedhive: Any) -> None:
         assert (status, summary(run)["epsilon"]) == (0, pytest.approx(epsilon, abs=0.01))
 
 
+def test_selective_encryption(fedhive: Any) -> None:
+    whole, part, mapped, committee, select, groups = commands(DOCS / "howto/encryption.md")
+    small = {"rounds": 1, "engine": "local", "local_work.epochs": 1}
+    tiny = {**small, "data": "digits", "model": "mlp", "nodes": 12}
+    for line in (whole, part, mapped, committee, select, groups):
+        status, run = fedhive(replaced(line, **(tiny if line is not whole else small)))
+        assert status == 0, line
+        told = summary(run)
+        assert (told["rounds_not_opened"], told["insecure_simulation"]) == (0, True)
+        assert (told["encrypted_share"] == 1.0) == ("mask=all" in line)
+        found = json.loads((run / "protection.json").read_text())
+        if line is whole:
+            plain = fedhive(replaced([*line, "cipher=plain"], **small))[1]
+            assert summary(plain)["model_sha256"] == told["model_sha256"]
+            sealed, clear = found["costs"]["sealed_bytes"], found["costs"]["clear_bytes"]
+            assert sealed / clear == pytest.approx(0.89, abs=0.01)
+
+
 # ---- the other pages ---------------------------------------------------------------------------
 
 
@@ -396,7 +414,8 @@ def test_the_run_directory_is_as_documented(played: Path, capsys: Any) -> None:
     files = {word for row in re.findall(r"^\| `.*?\|", page.read_text(encoding="utf-8"), re.M)
              for word in words(row) if re.search(r"\.\w+$|/$", word)}  # fmt: skip
     assert files, "the table of files"
-    for file in files - {".hydra/"}:
+    optional = {"views/", "leakage.json", "protection.json"}  # of an observer, a protection
+    for file in files - {".hydra/", *optional}:
         assert (played / file).exists(), file
     [code] = [f.text for f in fences(page) if f.language == "python"]
     exec(compile(code, "run-directory.md", "exec"), {})

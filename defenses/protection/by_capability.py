@@ -254,8 +254,12 @@ class ByCapability(Protection):
         return {"by_capability": own, **inner}
 
     def summary(self) -> dict[str, Any]:
-        """Those of all protections that are used."""
-        return {k: v for layer in self.used.values() for k, v in layer.summary().items()}
+        """Those of all protections that are used; no epsilon where some clients have none."""
+        found = {k: v for layer in self.used.values() for k, v in layer.summary().items()}
+        each = {name: self.used.get(name) for name in self.names}
+        if any(layer is None or layer.epsilon() is None for layer in each.values()):
+            found |= {key: None for key in ("epsilon", "delta") if key in found}
+        return found
 
     def state(self) -> dict[str, Any]:
         """Those of all, by plan."""

@@ -37,7 +37,7 @@ class Opened:
         ciphertext: its hidden coordinates.
         size: bytes it took on the wire.
         saturated: values that its client says it cut to the clip.
-        seconds: what sealing took its client, as it says.
+        seconds: CPU seconds that sealing took its client, as it says.
     """
 
     ciphertext: Ciphertext
@@ -51,7 +51,7 @@ class Meter:
     """What encryption cost so far.
 
     Args:
-        seconds: by stage: ``seal`` (clients, as they report), ``parse``, ``add``, ``open``.
+        seconds: CPU time by stage: ``seal`` (as clients report), ``parse``, ``add``, ``open``.
         sealed_bytes: of the ciphertexts that were accepted.
         clear_bytes: what the same coordinates would have taken as float32.
         query_bytes: to and from the holders of the key.
@@ -73,12 +73,12 @@ class Meter:
     opened: int = 0
 
     def timed(self, stage: str, work: Callable[[], Result]) -> Result:
-        """The result of ``work``, its time booked."""
-        began = time.perf_counter()
+        """The result of ``work``, its CPU time booked."""
+        began = time.process_time()
         try:
             return work()
         finally:
-            self.seconds[stage] += time.perf_counter() - began
+            self.seconds[stage] += time.process_time() - began
 
     def refuse(self, name: str) -> None:
         """Count one refusal."""

@@ -12,10 +12,10 @@ from fedhive.results.units import known
 from fedhive.results.widgets import pairs, share_bar, table_of
 
 STAGES = {
-    "seal": "encrypt (all clients, as they say)",
-    "parse": "check and parse",
-    "add": "add",
-    "open": "open sums",
+    "seal": "encrypt, CPU (all clients, as they say)",
+    "parse": "check and parse, CPU",
+    "add": "add, CPU",
+    "open": "open sums, CPU",
 }
 MOST_LAYERS = 200
 
