@@ -14,7 +14,7 @@ from fedhive.results.rundir import RunDir
 from tests.defenses.protection.hostile import CRIMES, FORGED, SPOILT
 
 HIDDEN = ("model=mlp", "model.hidden=[4]", "protection=encryption", "cipher.clients=20")
-EXACT = ("rlwe",)
+EXACT = ("rlwe", "seal")
 MASKS = {
     "none": (), "all": (), "first_k": (), "layers": ("mask.names=['3']",),
     "random": ("mask.share=0.3",), "magnitude": (), "label_jacobian": (),
