@@ -215,3 +215,14 @@ def test_wire_and_view_agree():
     )
     noise = (moves[1] - moves[0]).numpy()
     assert noise.std() == pytest.approx(declared.channel.sigma, rel=0.05)
+
+
+def test_noise_inside_encryption(play):
+    """A stack: noised by the client, then encrypted, and the promise is still accounted."""
+    played = play("protection=dp_encryption", "selection=all", "rounds=1")
+    assert played.statuses == ["accepted"] * 4
+    assert played.summary["epsilon"] == played.rounds[0]["epsilon"] == epsilon([EACH], 1e-5)
+    told = json.loads((played.directory / "protection.json").read_text())
+    assert {layer["kind"] for layer in told.values()} == {
+        "encryption", "differential privacy of examples",
+    }  # fmt: skip
