@@ -162,17 +162,14 @@ class Tenseal:
 
     def decrypt(self, total: Ciphertext, opening: Any) -> Ints:
         """See `defenses.encryption.base.Cipher.decrypt`."""
-        most = len(total.uploads) * self.fixed.levels
         out = np.empty(total.context.count, dtype=np.int64)
         step = SLOTS * self.packing.k
         for i, block in enumerate(total.body):
             slots = np.rint(np.array(block.decrypt(opening.secret_key())))
             if float(np.abs(slots).max()) > self.packing.modulus:
-                raise errors.Overflowed("a sum is larger than its clients can have made it")
-            piece = self.packing.unpack(slots)[: len(out) - i * step]
-            if int(np.abs(piece).max(initial=0)) > most:
-                raise errors.Overflowed("a sum is larger than its clients can have made it")
-            out[i * step : i * step + len(piece)] = piece
+                raise errors.Overflowed("a sum is none that its clients can have made")
+            here = min(len(out) - i * step, step)
+            out[i * step : i * step + here] = self.packing.sums(slots, here, len(total.uploads))
         return out
 
     def pack(self, total: Ciphertext) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from defenses.encryption.errors import Overflowed
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -38,8 +40,12 @@ class Packing:
 
     @cached_property
     def base(self) -> int:
-        """B: every digit of a sum lies in [-(B - 1) / 2, (B - 1) / 2]."""
-        return 2 * self.clients * self.levels + 1
+        """B: every digit of a sum lies in [-(B - 1) / 2, (B - 1) / 2], with a little to spare.
+
+        What is to spare no honest sum reaches: garbage in an upload shows in the sum.
+        """
+        half = self.clients * self.levels
+        return 2 * (half + max(half // 128, 1)) + 1
 
     @cached_property
     def k(self) -> int:
@@ -71,11 +77,19 @@ class Packing:
             packed += digit
         return packed
 
-    def unpack(self, packed: NDArray[np.floating]) -> NDArray[np.int64]:
-        """The digits of sums of packed numbers, in `pack`'s order, padding included.
+    def sums(self, packed: NDArray[np.floating], count: int, clients: int) -> NDArray[np.int64]:
+        """The sums that some numbers hold, in `pack`'s order.
 
         Args:
-            packed: float64 [coefficients], integers.
+            packed: float64 [coefficients], sums of packed numbers.
+            count: values, the rest is padding.
+            clients: how many were added.
+
+        Returns:
+            int64 [count].
+
+        Raises:
+            Overflowed: for what so many honest clients cannot have made.
         """
         digits = np.empty((self.k, len(packed)), dtype=np.int64)
         for digit in digits[:-1]:
@@ -83,4 +97,8 @@ class Packing:
             digit[:] = packed - rest * self.base
             packed = rest
         digits[-1] = packed
-        return digits.reshape(-1)
+        values = digits.reshape(-1)
+        largest = max(int(values.max()), -int(values.min()))
+        if largest > clients * self.levels or values[count:].any():
+            raise Overflowed("a sum is none that its clients can have made")
+        return values[:count]

@@ -223,17 +223,15 @@ class Rlwe:
         count, k = total.context.count, self.packing.k
         public = self._public(total.context)
         out = np.empty(count, dtype=np.int64)
-        most = len(total.uploads) * self.fixed.levels
+        clients = len(total.uploads)
         for start in range(0, len(total.body), BLOCK * N):
             block = total.body[start : start + BLOCK * N]
             masked = times(uniform(public, len(block) // N, N)).reshape(-1)
             # Centred modulo q: shift the sign bit of 54 bits up and back.
             plain = ((block - masked) << (64 - Q_BITS)) >> (64 - Q_BITS)
-            digits = self.packing.unpack(np.rint(plain / self.delta))
-            piece = digits[: count - start * k]
-            if int(np.abs(piece).max(initial=0)) > most:
-                raise errors.Overflowed("a sum is larger than its clients can have made it")
-            out[start * k : start * k + len(piece)] = piece
+            here = min(count - start * k, len(block) * k)
+            packed = np.rint(plain / self.delta)
+            out[start * k : start * k + here] = self.packing.sums(packed, here, clients)
         return out
 
     def _public(self, context: Context) -> Stream:

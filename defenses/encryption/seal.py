@@ -150,17 +150,16 @@ class Seal:
 
     def decrypt(self, total: Ciphertext, opening: _Secret) -> Ints:
         """See `defenses.encryption.base.Cipher.decrypt`."""
-        modulus, most = self.packing.modulus, len(total.uploads) * self.fixed.levels
+        modulus = self.packing.modulus
         out = np.empty(total.context.count, dtype=np.int64)
         step = GROUP * N * self.packing.k
         for i, start in enumerate(range(0, len(out), step)):
             group = total.body[i * GROUP : (i + 1) * GROUP]
             numbers = np.concatenate([opening.decrypt(block) for block in group]).astype(np.int64)
             numbers[numbers > modulus // 2] -= modulus
-            piece = self.packing.unpack(numbers.astype(np.float64))[: len(out) - start]
-            if int(np.abs(piece).max(initial=0)) > most:
-                raise errors.Overflowed("a sum is larger than its clients can have made it")
-            out[start : start + len(piece)] = piece
+            here = min(len(out) - start, len(group) * N * self.packing.k)
+            piece = self.packing.sums(numbers.astype(np.float64), here, len(total.uploads))
+            out[start : start + here] = piece
         return out
 
     def pack(self, total: Ciphertext) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.encryption import errors, ring, rlwe
+from defenses.encryption import errors, ring, rlwe, wire
 from defenses.encryption.base import Context, UploadKey
 from defenses.encryption.keys_shared import Shared
 from defenses.encryption.prg import Stream
@@ -88,7 +88,7 @@ def test_parameters_leave_room_for_values_and_errors(bits: int, clients: int, wo
     assert cipher.packing.k >= 1
     assert cipher.delta >= 2 * cipher.noise_bound + 1
     assert cipher.delta * cipher.packing.modulus <= 2**54
-    assert (cipher.packing.base - 1) // 2 == clients * cipher.fixed.levels
+    assert (cipher.packing.base - 1) // 2 > clients * cipher.fixed.levels
 
 
 def test_the_default_costs_less_than_float32() -> None:
@@ -219,6 +219,21 @@ def test_sums_beyond_what_clients_can_have_made_are_refused() -> None:
     total = cipher.add([cipher.parse(sealed.data, here, _Open())])
     with pytest.raises(errors.Overflowed):
         cipher.decrypt(total, upload.secret.short_key())
+
+
+@pytest.mark.parametrize("count", [5000, 2 * 2 * N])
+def test_garbage_shows_in_a_sum_over_as_many_clients_as_there_may_be(count: int) -> None:
+    cipher = Rlwe(1.0, 14, 2)
+    here, other = context(1, count), context(2, count)
+    uploads = [key(cipher), key(cipher)]
+    good = cipher.encrypt(np.zeros(count, np.int64), uploads[0], here)
+    bad = bytearray(cipher.encrypt(np.zeros(count, np.int64), uploads[1], other).data)
+    bad[136:-16] = os.urandom(len(bad) - 152)  # a client that has the keys, and no manners
+    bad[-16:] = wire._tag(bytes(32), bytes(bad[:136]), memoryview(bad)[136:-16])
+    parsed = [cipher.parse(good.data, here, _Open()), cipher.parse(bytes(bad), other, _Open())]
+    opening = cipher.short_keys([upload.secret for upload in uploads])
+    with pytest.raises(errors.Overflowed):
+        cipher.decrypt(cipher.add(parsed), opening)
 
 
 @pytest.mark.parametrize("options", [{"bits": 30, "clients": 601}, {"word": 5}, {"clip": -1.0}])
