@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhive.errors import UserError
-from fedhive.leakage.question import Examples, ask
+from fedhive.leakage.question import Question, ask
 from fedhive.leakage.score_inference import Membership, score_membership
 from fedhive.leakage.store import FOLDER, ViewStore
 from fedhive.results.rundir import RunDir
@@ -51,18 +52,23 @@ def measure(
         raise UserError(
             f"subjects: views of {len(nodes)} nodes were recorded, 0 to {len(nodes) - 1}"
         )
+    answers: dict[int, NDArray[np.bool_]] = {}
     rows = []
-    for number in chosen:
-        # The accomplice is the next node; with one node there is none to learn from.
-        colluder = nodes[(number + 1) % len(nodes)]
-        question = ask(RunDir(run_dir), nodes[number], colluder, others, seed)
-        job = {"attacks": attacks, "subject": nodes[number],
-               "colluder": colluder if colluder != nodes[number] else -1}  # fmt: skip
-        data = {"candidates": question.candidates, "public": question.public,
-                "colluder": question.colluder}  # fmt: skip
-        for name, scores in _in_a_process(store.path, job, data).items():
-            found = score_membership(scores, question.member)
-            rows.append({"attack": name, "subject": number, **_plain(found)})
+    with tempfile.TemporaryDirectory() as folder:
+        for number in chosen:
+            # The accomplice is the next node; with one node there is none to learn from.
+            colluder = nodes[(number + 1) % len(nodes)]
+            question = ask(RunDir(run_dir), nodes[number], colluder, others, seed)
+            answers[number] = question.member
+            job = {"attacks": attacks, "subject": nodes[number],
+                   "colluder": colluder if colluder != nodes[number] else -1}  # fmt: skip
+            _write(Path(folder) / str(number), job, question)
+        _work(store.path, [Path(folder) / str(number) for number in chosen])
+        for number in chosen:
+            with np.load(Path(folder) / str(number) / "scores.npz", allow_pickle=False) as scores:
+                for name in scores.files:
+                    found = score_membership(scores[name], answers[number])
+                    rows.append({"attack": name, "subject": number, **_plain(found)})
     return rows
 
 
@@ -79,25 +85,25 @@ def save(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def _in_a_process(
-    views: Path, job: Mapping[str, Any], data: Mapping[str, Examples]
-) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Scores by attack, from a process that is told where views and candidates lie."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "job.json").write_text(json.dumps(job))
-        for name, (x, y) in data.items():
-            np.savez(place / f"{name}.npz", allow_pickle=False, x=x, y=y)
-        done = subprocess.run(
-            [sys.executable, "-m", "attacks.inference.worker", str(views.resolve()), folder],
-            capture_output=True, text=True, check=False, env=_environment(),
-        )  # fmt: skip
-        if done.returncode == 2:
-            raise UserError(done.stderr.strip().splitlines()[-1])
-        if done.returncode:
-            raise RuntimeError(f"the attack's process failed:\n{done.stderr}")
-        with np.load(place / "scores.npz", allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+def _write(place: Path, job: Mapping[str, Any], question: Question) -> None:
+    """What the adversary is told: all of the question but its answer."""
+    place.mkdir()
+    (place / "job.json").write_text(json.dumps(job))
+    for name in ("candidates", "public", "colluder"):
+        x, y = getattr(question, name)
+        np.savez(place / f"{name}.npz", allow_pickle=False, x=x, y=y)
+
+
+def _work(views: Path, jobs: Sequence[Path]) -> None:
+    """Let a process score the jobs that is told where they and the views lie, and no more."""
+    done = subprocess.run(
+        [sys.executable, "-m", "attacks.inference.worker", str(views.resolve()), *map(str, jobs)],
+        capture_output=True, text=True, check=False, env=_environment(),
+    )  # fmt: skip
+    if done.returncode == 2:
+        raise UserError(done.stderr.strip().splitlines()[-1])
+    if done.returncode:
+        raise RuntimeError(f"the attack's process failed:\n{done.stderr}")
 
 
 def _environment() -> dict[str, str]:

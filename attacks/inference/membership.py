@@ -145,16 +145,28 @@ class CrossClient:
                       for found in other.exchanges if found.round == each.round]  # fmt: skip
             if len(others) < 2:
                 continue
-            own = _statistic(self.statistic, each, view.visible, probe, records)
-            reference = np.stack(
-                [_statistic(self.statistic, found, other.visible, probe, records)
-                 for other, found in others]
-            )  # fmt: skip
-            total += self._score(own, reference)
+            statistic = self._of_round(each, view.visible, probe, records)
+            own = statistic(each, view.visible)
+            reference = [statistic(found, other.visible) for other, found in others]
+            total += self._score(own, np.stack(reference))
             used += 1
         if not used:
             raise ValueError("no round shows the subject and at least two others")
         return np.asarray(total / used)
+
+    def _of_round(
+        self, first: Exchange, visible: Mask, probe: Probe, records: Records
+    ) -> Callable[[Exchange, Mask], Floats]:
+        """The statistic of an exchange; norms of gradients, alike for most, are taken once."""
+        if self.statistic == "loss":
+            return lambda each, _: -probe.losses(each.sent + each.seen, records)
+        norms = probe.gradient_norms(first.sent, records, visible)
+
+        def cosine(each: Exchange, shown: Mask) -> Floats:
+            same = np.array_equal(each.sent, first.sent) and np.array_equal(shown, visible)
+            return cosines(each, shown, probe, records, norms if same else None)
+
+        return cosine
 
     def _score(self, own: Floats, reference: Floats) -> Floats:
         """Of one round; own [n], reference [others, n]."""
@@ -166,20 +178,23 @@ class CrossClient:
         return np.asarray(z if self.score == "z" else log_ndtr(z))
 
 
-def cosines(each: Exchange, visible: Mask, probe: Probe, records: Records) -> Floats:
-    """Cosine of the update with minus each record's gradient, [n]; 0 where either is zero."""
+def cosines(
+    each: Exchange, visible: Mask, probe: Probe, records: Records, norms: Floats | None = None
+) -> Floats:
+    """Cosine of the update with minus each record's gradient, [n]; 0 where either is zero.
+
+    Args:
+        each: the exchange.
+        visible: bool [P].
+        probe: the architecture.
+        records: n of them.
+        norms: of the gradients, [n], if known.
+    """
     slopes = probe.slopes(each.sent, each.seen, records)
-    norms = probe.gradient_norms(each.sent, records, visible)
+    if norms is None:
+        norms = probe.gradient_norms(each.sent, records, visible)
     lengths = norms * float(np.linalg.norm(each.seen.astype(np.float64)))
     return np.divide(-slopes, lengths, out=np.zeros_like(slopes), where=lengths > 0)
-
-
-def _statistic(
-    name: Statistic, each: Exchange, visible: Mask, probe: Probe, records: Records
-) -> Floats:
-    if name == "loss":
-        return -probe.losses(each.sent + each.seen, records)
-    return cosines(each, visible, probe, records)
 
 
 def _mean(exchanges: Sequence[Exchange], score: Callable[[Exchange], Floats]) -> Floats:

@@ -1,8 +1,8 @@
 """The adversary's process: sees the recorded views, candidates, and what is its own; no truth.
 
-    python -m attacks.inference.worker VIEWS JOB
+    python -m attacks.inference.worker VIEWS JOB...
 
-``JOB`` is a folder with ``job.json`` and archives of candidates, public data and a colluder's
+Each ``JOB`` is a folder with ``job.json`` and archives of candidates, public data and a colluder's
 data; scores go to ``scores.npz`` in it.
 """
 
@@ -67,7 +67,8 @@ def _records(path: Path) -> Records:
 
 if __name__ == "__main__":
     try:
-        work(Path(sys.argv[1]), Path(sys.argv[2]))
+        for folder in sys.argv[2:]:
+            work(Path(sys.argv[1]), Path(folder))
     except UserError as mistake:
         print(mistake, file=sys.stderr)
         sys.exit(2)
