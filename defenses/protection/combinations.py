@@ -35,6 +35,7 @@ def check(tools: Tools, path: Path, cfg: Mapping[str, Any]) -> str:
     _check_rounds(cfg)
     _check_learners(cfg, everything)
     _check_attack(cfg)
+    _check_noise(cfg)
     tools.keys.check(tools.cipher)
     if clients > tools.cipher.capacity:
         raise UserError(
@@ -88,6 +89,17 @@ def _check_learners(cfg: Mapping[str, Any], everything: bool) -> None:
             raise UserError(
                 f"mask=all with {group} {name}: it learns from the norms of single updates, and "
                 "all of them are encrypted; hide less, or use another " + group
+            )
+
+
+def _check_noise(cfg: Mapping[str, Any]) -> None:
+    """Noise by the server bounds nothing if the server cannot clip what it sums."""
+    layers = (cfg.get("protection") or {}).get("layers") or []
+    for layer in layers:
+        if layer.get("noise") == "server":
+            raise UserError(
+                "protection: noise by the server under encryption: it would have to clip each "
+                "client's update, and sees sums only; set noise: client for that layer"
             )
 
 

@@ -178,3 +178,27 @@ def test_transfers_are_timed_with_what_is_sealed(play):
     longer = (sealed["end_s"] - sealed["done_s"]) / (bare["end_s"] - bare["done_s"])
     assert more > 5
     assert longer == pytest.approx(more, rel=0.3)
+
+
+NOISED = ("protection=encryption_dp", "model=mlp", "model.hidden=[4]", "cipher.clients=20")
+
+
+def test_noise_is_added_before_anything_is_encrypted(play):
+    words = (*NOISED, "mask=all", "cipher.clip=8", "cipher.bits=24", "combine.weighting=uniform")
+    found, plain = play(*words, "cipher=plain"), play(*words, "cipher=plain")
+    assert found.sha == plain.sha
+    alone = play(
+        "model=mlp", "model.hidden=[4]", "protection=dp_client", "protection.noise=client",
+        "combine.weighting=uniform",
+    )  # fmt: skip
+    assert np.abs(found.model() - alone.model()).max() < 1e-4  # the same noise, in fixed point
+    assert found.summary["epsilon"] == alone.summary["epsilon"] > 0.0
+    assert found.summary["encrypted_share"] == 1.0
+    assert set(facts(found)) == {"encryption", "clientlevel"}
+
+
+def test_noise_by_the_server_cannot_be_combined_with_encryption(play, tiny):
+    cfg = tiny(*NOISED)
+    cfg["protection"]["layers"][1]["noise"] = "server"
+    with pytest.raises(UserError, match="it would have to clip each client's update"):
+        play(cfg=cfg)
