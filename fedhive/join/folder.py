@@ -31,6 +31,7 @@ class Folder:
         self.authority = self.home / "hive.crt"
         self.key = self.home / "node"
         self.public_key = self.home / "node.pub"
+        self.tpm = self.home / "tpm"  # `fedhive trust hello --keys`: used in place of the key file
         self.flower = self.home / "flower"
         self.state = self.home / "state"
         self.node_log = self.state / "supernode.log"

@@ -177,6 +177,7 @@ def _listening(port: int) -> bool:
 def main(order: dict[str, Any]) -> int:
     """Be a SuperNode until it gives up or is told to end; the exit status."""
     from fedhive.flower import run_supernode, take_task
+    from fedhive.trust.supernode import key_of
 
     pulse = Pulse(Path(order["pulse"]))
     usage = Usage(
@@ -209,7 +210,8 @@ def main(order: dict[str, Any]) -> int:
         "--isolation", "process", "--superexec-auth-secret-file", str(secret_file),
         *(["--node-config", order["node_config"]] if order["node_config"] else []),
     ]  # fmt: skip
-    run_supernode(arguments, float(order["poll_s"]), idle, pulse.beat, usage.traffic)
+    with key_of(order.get("tpm")):
+        run_supernode(arguments, float(order["poll_s"]), idle, pulse.beat, usage.traffic)
     say("gave up: the SuperNode has lost the hive")
     return GAVE_UP
 

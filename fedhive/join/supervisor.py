@@ -229,6 +229,7 @@ class Supervisor:
         return {
             "address": settings.address, "authority": str(self.folder.authority),
             "key": str(self.folder.key), "port": port, "poll_s": settings.poll_s,
+            "tpm": str(self.folder.tpm) if self.folder.tpm.is_dir() else None,
             "node_config": " ".join(words), "socket": str(sock), "worker": worker,
             "environment": environment, "scratch": str(self._scratch),
             "pulse": str(self.folder.pulse_path), "usage": str(self.folder.usage_path),

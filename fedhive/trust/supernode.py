@@ -79,6 +79,16 @@ def in_place_of_the_file(key: TpmKey) -> Iterator[None]:
         setattr(module, SEAM, before)
 
 
+@contextlib.contextmanager
+def key_of(folder: str | None) -> Iterator[None]:
+    """Authenticate with the key of a TPM, if there is a folder for one; else by the key file."""
+    if folder is None:
+        yield
+        return
+    with node_key(Path(folder)) as key, in_place_of_the_file(key):
+        yield
+
+
 def main() -> None:
     """Run the SuperNode with the words of the command line."""
     parser = argparse.ArgumentParser(add_help=False)

@@ -181,3 +181,24 @@ def test_plans_that_cannot_be(trust, line, said):
 
 def test_plan_help(trust):
     assert "usage: fedhive trust plan" in trust("plan --help")[1]
+
+
+def test_a_volunteer_s_client_takes_the_tpm_s_key_where_there_is_one(machine, tmp_path):
+    import importlib
+
+    from cryptography.hazmat.primitives import serialization
+
+    from fedhive.trust.verify import pem, public_key
+
+    module = importlib.import_module(supernode.MODULE)
+    before = getattr(module, supernode.SEAM)
+    keys = machine.new_keys()
+    keys.save(tmp_path / "tpm")
+    with supernode.key_of(None):
+        assert getattr(module, supernode.SEAM) is before
+    with supernode.key_of(str(tmp_path / "tpm")):
+        _, public = getattr(module, supernode.SEAM)(None)
+    text = public.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    assert text == pem(public_key(machine.public(keys.node)))  # what the operator registered

@@ -331,6 +331,21 @@ def test_any_missing_or_broken_part_is_a_reason(soft_tpm, registrar):
     assert registrar.ledger.enrolments() == []
 
 
+def test_keys_of_a_wrong_kind(soft_tpm, registrar, tmp_path):
+    """A node's key could sign a made-up quote; an attestation key could sign no call of Flower's."""
+    with soft_tpm("alice").boot() as tpm:
+        keys = tpm.new_keys()
+        said = hello(tpm, keys)
+        node, attestation = said["node_key"], said["attestation_key"]
+        with pytest.raises(Refused, match="the attestation key could leave"):
+            registrar.challenge({**said, "attestation_key": node}, "node-1")
+        with pytest.raises(Refused, match="the node's key is of another kind"):
+            registrar.challenge({**said, "node_key": attestation}, "node-1")
+        lenient = Registrar(tmp_path / "other", [], unvouched=True)
+        with pytest.raises(Refused, match="the endorsement key could leave"):
+            lenient.challenge({**said, "endorsement_key": node}, "node-1")
+
+
 # ---- the ledger --------------------------------------------------------------------------------
 
 
