@@ -218,14 +218,11 @@ class ExampleLevel(Protection):
         """
         if view.role == "device":
             return view
-        knows = view.knows
+        knows, steps = view.knows, view.knows.steps or 1
         lr = knows.lr if knows.lr is not None else self._lr
-        length = knows.batch_size if knows.batch_size is not None else knows.examples
+        length = mean_batch(knows.examples, knows.batch_size, steps)
         if lr is None or length is None:
             raise ValueError("the noise on an update follows from lr and batch_size or examples")
-        if knows.examples is not None:
-            length = min(length, knows.examples)
-        steps = knows.steps or 1
         one = self.noise_multiplier * self.clip * lr * math.sqrt(steps) / length
         sigma = one * math.sqrt(sum(weight**2 for weight in view.weights))
         single = len(view.subjects) == 1 and steps == 1 and length == 1
@@ -243,6 +240,18 @@ NOISE_SOURCE = (
     "in a simulation, streams of the run's seed: for research, since who knows the seed can "
     "subtract the noise; on real machines the operating system's generator (os.urandom)"
 )
+
+
+def mean_batch(examples: int | None, batch_size: int | None, steps: int) -> float | None:
+    """L, examples in a batch on average: a pass over the data ends with a shorter batch.
+
+    Exact for whole passes and for parts of one; else not too small, so that noise is not
+    overstated. None if neither number is known.
+    """
+    if examples is None or batch_size is None:
+        return examples if batch_size is None else batch_size
+    passes = -(-examples // batch_size)
+    return examples / passes if steps % passes == 0 else min(batch_size, examples)
 
 
 def _count(value: object) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from defenses.dp.ledger import Ledger
 from defenses.protection.base import Request, SentModel
 from fedhive.errors import UserError
 from fedhive.launch import launch, resume
+from fedhive.leakage.store import ViewStore
 from fedhive.leakage.view import Channel, Exchange, Knowledge, View
 from fedhive.results.checkpoint import load
 from fedhive.results.rundir import RunDir
@@ -191,6 +193,8 @@ def test_the_view_declares_the_noise_of_all_steps():
     assert seen.channel.clip is None  # a mean of clipped gradients is no clipped update
     single = protection.view(_view(lr=0.1, steps=1, batch_size=8, examples=1)).channel
     assert (single.clip, single.sigma) == (pytest.approx(0.05), pytest.approx(0.1))
+    whole = protection.view(_view(lr=0.1, steps=3, batch_size=8, examples=20)).channel
+    assert whole.sigma == pytest.approx(0.1 * 2.0 * 0.5 * math.sqrt(3) / (20 / 3))
     assert protection.view(_view("device")).channel == Channel()
     with pytest.raises(ValueError, match="lr and batch_size"):
         protection.view(_view())
@@ -215,6 +219,15 @@ def test_wire_and_view_agree():
     )
     noise = (moves[1] - moves[0]).numpy()
     assert noise.std() == pytest.approx(declared.channel.sigma, rel=0.05)
+
+
+def test_an_observer_records_the_noise_that_was_added(play):
+    played = play("data.n=80", "observer=server", "rounds=1", *DP, "protection.clip=0.25")
+    views = ViewStore(played.directory / "views").views()
+    assert len(views) == 4
+    sigma = 0.05 * 1.0 * 0.25 * math.sqrt(3) / (20 / 3)  # 20 examples in batches of 8
+    for view in views.values():
+        assert view.channel.sigma == pytest.approx(sigma)
 
 
 def test_noise_inside_encryption(play):
