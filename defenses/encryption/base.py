@@ -1,14 +1,13 @@
 """The seams of encryption: fixed point, cipher and keys are three independent choices.
 
-What travels is bytes at every seam, so that the same objects serve a simulation, a test and a
-real hive. One round looks like this::
+Bytes travel at every seam: the same objects serve a simulation and a real hive. One round is::
 
     client      upload = keys.for_upload(cipher, context)          # a fresh key, shares of it
                 sealed = cipher.encrypt(values, upload, context)   # one blob: header, body, shares
     server      one    = cipher.parse(blob, context, keys)         # SealError names what is wrong
                 bad    = keys.screen(cipher, [one, other], ask)    # whose shares are damaged
                 total  = cipher.add([one, other, ...])
-                sums   = keys.open(cipher, [total], ask)          # ask: bytes to members and back
+                sums   = keys.open(cipher, [total], ask)           # ask: bytes to members and back
     members     answer = keys.member(node, cipher).answer(question)
 
 `Context` binds a ciphertext to one run, round, mask and sender; nothing that was made for another
@@ -159,11 +158,7 @@ class Cipher(Protocol):
         ...
 
     def new_secret(self, seed: bytes) -> Any:
-        """Key material from 32 secret bytes.
-
-        What ciphers without fresh keys cannot derive from a seed they draw from the operating
-        system; ``seed`` then only names it.
-        """
+        """Key material from 32 secret bytes, the same on every machine."""
         ...
 
     def encrypt(self, values: NDArray[Any], key: UploadKey, context: Context) -> Sealed:
@@ -229,11 +224,7 @@ class StandingCipher(Cipher, Protocol):
         ...
 
     def unpack(self, data: bytes, context: Context, uploads: tuple[Upload, ...]) -> Ciphertext:
-        """A sum from bytes of the network.
-
-        Raises:
-            SealError: if they are none of these parameters.
-        """
+        """A sum from bytes of the network; refuses others as `parse` does."""
         ...
 
 
