@@ -26,7 +26,7 @@ from fedhive.results import rundir
 from fedhive.results.display import Display
 from fedhive.results.rundir import RunDir
 from fedhive.server import Session, Watcher, default_run_dir
-from fedhive.world.roster import Roster
+from fedhive.world.roster import Roster, roster_of
 
 
 def serve(grid: Grid, text: str, submission: str) -> None:
@@ -116,7 +116,7 @@ def _built(cfg: dict[str, Any]) -> list[Any]:
 def _roster(cfg: dict[str, Any]) -> Roster | None:
     """What the operator has sent along about the machines; None if nothing."""
     rows = cfg["engine"].get("machines")
-    return None if rows is None else Roster(rows, config.build(cfg["carbon"], "carbon"))
+    return None if rows is None else roster_of(cfg, rows)
 
 
 def _order(submission: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fedhive.deploy.notes import sentence
 from fedhive.errors import UserError
 from fedhive.results.display import Display
 from fedhive.results.rundir import RunDir
-from fedhive.world.roster import Roster, read_rows
+from fedhive.world.roster import read_rows, roster_of
 
 SUBMISSION = "submission.json"
 
@@ -90,7 +90,7 @@ class DeploymentEngine:
         if least is not None and least > int(cfg["nodes"]):
             raise UserError(f"engine.least={least} is more than nodes={cfg['nodes']}")
         if self.serving["machines"] is not None:  # told here, not after it was submitted
-            Roster(self.serving["machines"], config.build(cfg["carbon"], "carbon"))
+            roster_of(cfg, self.serving["machines"])
         # Where the hive lies on this machine is nobody else's business.
         engine = {"_target_": cfg["engine"]["_target_"], **self.serving}
         text = config.dumps({**cfg, "engine": engine})

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedhive import config
 from fedhive.errors import UserError
 from fedhive.world.carbon import CarbonSignal, grams
 from fedhive.world.devices import Device
@@ -71,6 +72,11 @@ class Roster:
         others = self._by_name.get(OTHERS)
         return replace(others, name=name) if found is None and others is not None else found
 
+    @property
+    def devices(self) -> list[Device]:
+        """All machines that are listed."""
+        return [*self._by_number.values(), *self._by_name.values()]
+
     def cost(
         self, device: Device, event: Mapping[str, Any], samples: float | None
     ) -> tuple[float | None, float | None]:
@@ -104,6 +110,21 @@ class Roster:
             return joules, None
         end = max(event["end_s"], event["begin_s"])
         return joules, grams(self.carbon, device.zone, joules, event["begin_s"], end)
+
+
+def roster_of(cfg: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Roster:
+    """Machines with the intensity of electricity that a configuration chooses.
+
+    Args:
+        cfg: the composed configuration: ``carbon``, ``nodes``, ``seed``.
+        rows: one mapping a machine.
+
+    Raises:
+        UserError: for an entry that makes no machine, or a zone without intensity.
+    """
+    devices = Roster(rows).devices
+    about = {"nodes": int(cfg["nodes"]), "seed": int(cfg["seed"]), "devices": devices}
+    return Roster(rows, config.build(cfg["carbon"], "carbon", **about))
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:

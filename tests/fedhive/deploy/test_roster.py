@@ -79,17 +79,18 @@ def test_work_is_charged_by_declared_powers():
     assert event["carbon_g"] == pytest.approx(wanted / 3.6e6 * intensity)
 
 
-def test_the_file_travels_with_the_run(tmp_path):
+def test_the_file_travels_with_the_run(tiny, tmp_path):
     path = tmp_path / "machines.yaml"
     path.write_text("- {name: a, zone: GB, rate: 10, down_bps: 2e7, up_bps: 1e7}\n")
     engine = DeploymentEngine(machines=str(path))
     assert engine.serving["machines"][0]["zone"] == "GB"
     assert DeploymentEngine(**engine.serving).serving == engine.serving  # as `fedhive resume` does
-    carbon = {"_target_": "fedhive.world.carbon.StaticByZone"}
-    found = serve._roster({"engine": engine.serving, "carbon": carbon})
+    cfg = tiny("carbon=generated", "carbon.start=2026-06-01T08:00")  # which wants the run's seed
+    found = serve._roster({**cfg, "engine": engine.serving})
     assert found is not None
     assert found.of(5, "a").rate == 10
-    assert serve._roster({"engine": DeploymentEngine().serving, "carbon": carbon}) is None
+    assert found.carbon.mean_g_per_kwh("GB", 0.0, 3600.0) > 0.0
+    assert serve._roster({**cfg, "engine": DeploymentEngine().serving}) is None
 
 
 def test_an_unknown_zone_is_told_before_anything_is_submitted(tiny, tmp_path):

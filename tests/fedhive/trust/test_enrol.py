@@ -332,7 +332,7 @@ def test_any_missing_or_broken_part_is_a_reason(soft_tpm, registrar):
 
 
 def test_keys_of_a_wrong_kind(soft_tpm, registrar, tmp_path):
-    """A node's key could sign a made-up quote; an attestation key could sign no call of Flower's."""
+    """A node's key could sign a made-up quote; an attestation key signs no call of Flower's."""
     with soft_tpm("alice").boot() as tpm:
         keys = tpm.new_keys()
         said = hello(tpm, keys)
