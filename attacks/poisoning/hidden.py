@@ -16,7 +16,7 @@ from fedhive import seeding
 from fedhive.client import bench_of, task_of
 from fedhive.flower import Layout
 
-Kind = Literal["flip", "push"]
+Kind = Literal["against", "flip", "push"]
 
 
 class Chooser(Protocol):
@@ -31,15 +31,15 @@ class Chooser(Protocol):
 class HiddenPoison:
     """A lone machine that is honest in the clear and poisons what is encrypted.
 
-    A rule that judges clients by what it can see takes its reply for an honest one. All such
-    machines of a run push the same way, with no word between them.
+    A rule that judges clients by what it can see takes its reply for an honest one.
 
     Args:
         mask: the coordinates: those that the run's protection hides, or, to show what a server
             without encryption would see of the same poison, any.
-        kind: ``push`` moves every one of them by ``step``, in a direction that is drawn once;
-            ``flip`` sends the honest update there times ``-scale``.
-        step: how far ``push`` moves a weight in a round; the cipher's clip bounds it.
+        kind: ``against`` moves every one of them by ``step`` against the honest update; ``push``
+            by as much in a direction that is drawn once for all such machines of a run, with no
+            word between them; ``flip`` sends the honest update there times ``-scale``.
+        step: how far a weight is moved in a round; the cipher's clip bounds it.
         scale: factor of ``flip``.
 
     Raises:
@@ -47,7 +47,7 @@ class HiddenPoison:
     """
 
     mask: Chooser
-    kind: Kind = "push"
+    kind: Kind = "against"
     step: float = 0.1
     scale: float = 10.0
 
@@ -68,6 +68,8 @@ class HiddenPoison:
     def _poison(self, update: Tensor, seed: int) -> Tensor:
         if self.kind == "flip":
             return -self.scale * update
+        if self.kind == "against":
+            return -self.step * torch.sign(update)
         signs = seeding.stream(seed, "hidden poison").integers(0, 2, update.numel(), np.int8)
         return (torch.from_numpy(signs).to(update.dtype) * 2.0 - 1.0) * self.step
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from attacks.poisoning.hidden import HiddenPoison
 from defenses.encryption.masks import FirstK
 
 ENCRYPTED = ("model=mlp", "model.hidden=[4]", "protection=encryption", "cipher=plain")
-POISON = ("attack=hidden_poison", "attack.count=1", "nodes=9")
+POISON = ("attack=hidden_poison", "attack.count=1", "nodes=9", "attack.behaviour.kind=push")
 
 
 def test_only_hidden_coordinates_are_touched(play):
-    words = (*ENCRYPTED, *POISON[2:], "rounds=1")
+    words = (*ENCRYPTED, "nodes=9", "rounds=1")
     honest = play(*words).model()
-    poisoned = play(*words, *POISON[:2]).model()
+    poisoned = play(*words, *POISON).model()
     differ = honest != poisoned
     assert differ[:24].all()  # the first layer of 5 inputs and 4 units
     assert not differ[24:].any()
@@ -30,12 +31,22 @@ def test_select_then_sum_lets_it_through_and_groups_do_not(play):
     groups = (*ENCRYPTED, *fine, *loud, "path=bucketed", "combine.weighting=uniform")
 
     def harm(*words: str) -> float:
-        honest = [word for word in words if word not in POISON[:2] and word != step]
+        honest = [word for word in words if not word.startswith("attack")]
         return float(np.abs(play(*words).model() - play(*honest).model())[:24].mean())
 
     seen, spoilt, kept = harm(*ENCRYPTED[:2], *loud, *krum), harm(*select), harm(*groups)
     assert kept < 0.4 * spoilt
     assert seen < 0.4 * spoilt
+
+
+def test_kinds():
+    update = torch.tensor([2.0, -3.0, 0.0])
+    against = HiddenPoison(FirstK(), step=0.5)._poison(update, 0)
+    assert against.tolist() == [-0.5, 0.5, 0.0]
+    assert HiddenPoison(FirstK(), "flip")._poison(update, 0).tolist() == [-20.0, 30.0, 0.0]
+    push = HiddenPoison(FirstK(), "push")
+    assert set(push._poison(update, 0).abs().tolist()) == {pytest.approx(0.1)}
+    assert (push._poison(update, 0) == push._poison(-update, 0)).all()
 
 
 @pytest.mark.parametrize("wrong", [{"step": 0.0}, {"scale": -1.0}])
