@@ -28,6 +28,7 @@ from attacks.reconstruction.imprint import linear_layers
 from fedhive import seeding
 from fedhive.flower import Layout
 from fedhive.leakage.recorded import Knower, Recorded, view_of
+from fedhive.leakage.store import Public
 from fedhive.leakage.view import Vector, View
 
 Floats = NDArray[np.float64]
@@ -247,33 +248,47 @@ class AdaptiveImprint:
     """The tamper: each round's model follows from the victim's answers so far.
 
     Args:
-        low: smallest value of an input.
-        high: largest.
+        low: smallest value of an input; None takes it from the run's public side.
+        high: largest, likewise.
         gain: size of the last layer's weights; a large one lifts the answer above the rounding
             of the parameters it travels on.
         seed: of direction and last layer.
     """
 
-    low: float = 0.0
-    high: float = 1.0
+    low: float | None = None
+    high: float | None = None
     gain: float = 1e4
     seed: int = 0
     _heard: dict[int, list[Recorded]] = field(default_factory=dict, repr=False)
     _knower: Knower = field(default_factory=Knower, repr=False)
 
+    def meet(self, public: Public) -> None:
+        """Learn what inputs look like."""
+        if self.low is None:
+            self.low = public.bounds[0]
+        if self.high is None:
+            self.high = public.bounds[1]
+
     def edit(self, honest: Vector, layout: Layout, node: int, number: int) -> Vector:
-        """Thresholds for this victim in this round."""
+        """Thresholds for this victim in this round.
+
+        Raises:
+            ValueError: if the inputs' range is unknown, or the model is no MLP.
+        """
+        low, high = self.low, self.high
+        if low is None or high is None:
+            raise ValueError("adaptive imprint needs the inputs' range: low and high")
         layer = first_layer(layout)
         rng = seeding.stream(self.seed, "adaptive_imprint")
         direction = (rng.normal(size=layer.d) / math.sqrt(layer.d)).astype(np.float32)
         weights = self.gain * class_weights(linear_layers(layout)[-1][2], rng)
         wide = direction.astype(np.float64)
-        ladder = first_thresholds(layer.k, wide, self.low, self.high)
+        ladder = first_thresholds(layer.k, wide, low, high)
         heard = self._heard.get(node)
         if heard:
             view = view_of(heard, layout, self._knower)
-            found = read(cuts_of(view), self.low, self.high)
-            highest = 2 * 0.5 * (self.low + self.high) * float(wide.sum()) - float(ladder[0])
+            found = read(cuts_of(view), low, high)
+            highest = 2 * 0.5 * (low + high) * float(wide.sum()) - float(ladder[0])
             ladder = next_thresholds(found, layer.k, highest)
         return arm(honest, layout, wide, ladder, weights)
 

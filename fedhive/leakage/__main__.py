@@ -21,18 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"fedhive: {error}", file=sys.stderr)
         return 2
-    print("attack                round   node  examples  mean dB  best dB  >= 30 dB  identified")
+    print("attack                round   node  examples  samples  mean dB  best dB  >= 30 dB")
     for row in rows:
         print(
             f"{row['attack']:20} {row['round']:6} {row['node']:6} {row['examples']:9} "
-            f"{_number(row['psnr_mean']):>8} {_number(row['psnr_best']):>8} "
-            f"{100 * row['recall']:8.0f}% {_number(row['identified'], 100):>10}%"
+            f"{row['samples']:8} {_number(row['psnr_mean']):>8} {_number(row['psnr_best']):>8} "
+            f"{100 * row['recall']:8.0f}%"
         )
     return 0
 
 
-def _number(value: float | None, times: float = 1.0) -> str:
-    return "-" if value is None else f"{times * value:.1f}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def judge(directory: Path) -> list[dict[str, Any]]:
         about = json.loads(texts["about"])
         truth = truth_of(bench, about["node"] - FIRST_NODE_ID, bounds)
         leak = score(arrays["samples"], truth, arrays["certified"].astype(bool), pool)
-        rows.append({**about, "examples": len(truth.x), **_finite(leak.summary())})
+        counts = {"examples": len(truth.x), "samples": len(arrays["samples"])}
+        rows.append({**about, **counts, **_finite(leak.summary())})
         pictures[path.stem] = _picked(leak, truth, arrays["samples"])
     run.write_json(LEAKAGE, rows)
     kept = {

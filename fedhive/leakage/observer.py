@@ -89,6 +89,9 @@ class Observer(Grid):
         self._writer = ThreadPoolExecutor(1, "views")
         self._writing: Future[int] | None = None
         self._reminded = False
+        meet = getattr(plan.tamper, "meet", None)
+        if meet is not None:
+            meet(public)
         store.create(self.layout, public, plan.about())
 
     def __getattr__(self, name: str) -> Any:

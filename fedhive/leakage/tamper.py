@@ -22,7 +22,8 @@ from fedhive.leakage.view import Vector
 class Tamper(Protocol):
     """A malicious server's hand on the model that it sends.
 
-    One with a method ``learn(records, knower)`` is told what each round brought.
+    One with a method ``meet(public)`` is first told what everybody knows, one with a method
+    ``learn(records, knower)`` what each round brought.
     """
 
     def edit(self, honest: Vector, layout: Layout, node: int, number: int) -> Vector | None:

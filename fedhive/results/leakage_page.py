@@ -42,6 +42,7 @@ def add(made: Page, run: Facts) -> None:
 def _table(rows: list[Record]) -> Markup:
     heads = [
         ("Attack", True), ("Round", False), ("Node", False), ("Examples", False),
+        ("Samples", False),
         ("Mean PSNR", False), ("Best PSNR", False), ("Recovered", False), ("Identified", False),
     ]  # fmt: skip
     body = [
@@ -50,6 +51,7 @@ def _table(rows: list[Record]) -> Markup:
             (str(row["round"]), row["round"]),
             (str(row["node"]), row["node"]),
             (str(row["examples"]), row["examples"]),
+            (str(row["samples"]), row["samples"]),
             (_decibel(row["psnr_mean"]), row["psnr_mean"]),
             (_decibel(row["psnr_best"]), row["psnr_best"]),
             (_share(row["recall"]), row["recall"]),

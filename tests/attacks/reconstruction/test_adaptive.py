@@ -26,7 +26,10 @@ def rounds_of(
     shape = (3, side, side)
     scene, honest = scene_of(mlp(shape, 10, hidden=hidden), shape)
     x, y = examples(batch, 5, side)
-    tamper, knower = AdaptiveImprint(), Knower("server", {"lr": LR, "batch_size": batch}, True)
+    tamper, knower = (
+        AdaptiveImprint(0.0, 1.0),
+        Knower("server", {"lr": LR, "batch_size": batch}, True),
+    )
     records: list[Recorded] = []
     leaks, still = [], []
     for number in range(1, rounds + 1):
@@ -87,7 +90,7 @@ def test_the_first_threshold_lies_below_every_input() -> None:
 def test_convolutional_models_are_refused() -> None:
     scene, honest = scene_of(lenet((3, 32, 32), 10), (3, 32, 32))
     with pytest.raises(ValueError, match="linear"):
-        AdaptiveImprint().edit(honest, scene.layout, 7, 1)
+        AdaptiveImprint(0.0, 1.0).edit(honest, scene.layout, 7, 1)
 
 
 def test_the_number_of_examples_must_be_known() -> None:
