@@ -1,13 +1,12 @@
 """The process of a volunteer's SuperNode: ``python -m fedhive.join.node ORDER.json``.
 
-It runs Flower's SuperNode with ClientApps in processes of their own, one task each, started here:
-inside a sandbox, warmed up before there is work, watched for what they take. It tells its
+It runs Flower's SuperNode, and ClientApps in processes of their own, started here: inside a
+sandbox, warmed up before there is work, watched for what they take. It tells its
 supervisor in a small file that it is alive, and ends at a safe moment when asked by SIGUSR1.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -17,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ CYCLE_S = 0.2
 TAKE_S = 0.1
 
 
-class Workers:
-    """The processes in which tasks run.
+class Worker:
+    """The process in which tasks run, `fedhive.join.worker`, in its sandbox.
 
     Args:
         order: see `fedhive.join.supervisor`.
@@ -40,52 +40,57 @@ class Workers:
 
     def __init__(self, order: dict[str, Any], pulse: Pulse, usage: Usage) -> None:
         self.order, self.pulse, self.usage = order, pulse, usage
-        self.warm: subprocess.Popen[str] | None = None
-        self.task: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | None = None
 
-    def run(self, take: Any) -> None:
-        """Start a worker for every task, for ever."""
+    def run(self, take: Callable[[], str | None]) -> None:
+        """Have every task done, for ever."""
         while True:
-            if self.warm is None or self.warm.poll() is not None:
-                self.warm = self._start()
+            if self.process is None or self.process.poll() is not None:
+                self.process = self._start()
             token = take()
             if token is None:
                 time.sleep(TAKE_S)
                 continue
-            self.task, self.warm = self.warm, None
             self.pulse.task(True)
-            try:
-                assert self.task.stdin is not None
-                self.task.stdin.write(token + "\n")
-                self.task.stdin.close()
-            except OSError as error:
-                say(f"task failed: its process is gone ({error})")
-            self._watch(self.task)
+            self._do(self.process, token)
             self.pulse.task(False)
             self.usage.task()
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.order["worker"], env=self.order["environment"], cwd=self.order["scratch"],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, text=True,
             start_new_session=True,
         )  # fmt: skip
 
-    def _watch(self, process: subprocess.Popen[str]) -> None:
+    def _do(self, process: subprocess.Popen[str], token: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        done = threading.Event()
+        threading.Thread(target=self._watch, args=(process, done), daemon=True).start()
+        try:
+            process.stdin.write(token + "\n")
+            process.stdin.flush()
+            while (line := process.stdout.readline()) and not line.startswith("done"):
+                pass
+            if not line:
+                say("task failed: its process has ended")
+        except OSError as error:
+            say(f"task failed: its process is gone ({error})")
+        finally:
+            done.set()
+
+    def _watch(self, process: subprocess.Popen[str], done: threading.Event) -> None:
         """Keep a task within its limits until it ends."""
         import psutil
 
         limit_gb, share = float(self.order["memory_gb"]), float(self.order["cpu_share"])
-        looked = 0.0
-        while process.poll() is None:
+        looked = time.monotonic()
+        while not done.wait(CYCLE_S * share):
             if share < 1.0:
                 _signal(process, signal.SIGSTOP)
                 time.sleep(CYCLE_S * (1.0 - share))
                 _signal(process, signal.SIGCONT)
-                time.sleep(CYCLE_S * share)
-            else:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(TAKE_S)
             if limit_gb and time.monotonic() - looked > 1.0:
                 looked = time.monotonic()
                 used = _memory(psutil, process.pid) / 1e9
@@ -183,7 +188,7 @@ def main(order: dict[str, Any]) -> int:
     usage = Usage(
         Path(order["usage"]), float(order["upload_mbps"]), float(order["download_mbps"])
     )  # fmt: skip
-    workers = Workers(order, pulse, usage)
+    worker = Worker(order, pulse, usage)
     port, secret = int(order["port"]), secrets.token_bytes(32)
     secret_file = Path(order["pulse"]).with_name("secret")
     secret_file.unlink(missing_ok=True)
@@ -201,7 +206,7 @@ def main(order: dict[str, Any]) -> int:
         while not _listening(port):
             time.sleep(0.1)
         serve_socket(Path(order["socket"]), port)
-        workers.run(take_task(f"127.0.0.1:{port}", secret))
+        worker.run(take_task(f"127.0.0.1:{port}", secret))
 
     threading.Thread(target=begin, daemon=True).start()
     arguments = [
