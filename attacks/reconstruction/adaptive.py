@@ -137,7 +137,8 @@ def cuts_of(view: View) -> Cuts:
         if not np.array_equal(layer.weights(exchange.sent)[0], layer.weights(sent)[0]):
             continue
         one = view.restrict(rounds=[exchange.round])
-        gradients, slopes, whole = seen_rows(one, layer)
+        gradients, slopes = seen_rows(one, layer)
+        whole = ~(np.isnan(gradients).any(1) | np.isnan(slopes))
         at.append(-np.asarray(layer.biases(exchange.sent), np.float64)[whole])
         rows.append(gradients[whole])
         biases.append(slopes[whole])

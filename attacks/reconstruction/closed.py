@@ -67,17 +67,17 @@ def first_layer(layout: Layout, d: int | None = None) -> FirstLayer:
     return FirstLayer(0, math.prod(weight), weight[0], weight[1])
 
 
-def seen_rows(view: View, layer: FirstLayer) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Pseudo-gradients of weights [k, d] and biases [k], and which rows can be seen whole."""
+def seen_rows(view: View, layer: FirstLayer) -> tuple[Floats, Floats]:
+    """Pseudo-gradients of weights [k, d] and biases [k]; NaN where they are hidden."""
     gradient = view.gradient().astype(np.float64)
-    whole = layer.weights(view.visible).all(1) & layer.biases(view.visible)
-    rows, biases = layer.weights(gradient), layer.biases(gradient)
-    return np.asarray(rows, np.float64), np.asarray(biases, np.float64), np.asarray(whole, bool)
+    gradient[~view.visible] = np.nan
+    return layer.weights(gradient), layer.biases(gradient)
 
 
 def read_rows(view: View, input_shape: tuple[int, ...], low: float, high: float) -> Guess:
-    """G_k / g_k of every neuron, those that could be an input first, each once.
+    """G_k / g_k of every neuron whose bias is visible, those that could be an input first.
 
+    Hidden weights are filled in from other neurons that show the same example, else with grey.
     The score is how far outside of the inputs' range the sample lies (root mean square): 0 for
     what may be one example or a mixture of examples whose deltas have one sign.
 
@@ -91,26 +91,50 @@ def read_rows(view: View, input_shape: tuple[int, ...], low: float, high: float)
         ValueError: if the model has no linear first layer.
     """
     layer = first_layer(view.layout, math.prod(input_shape))
-    rows, biases, whole = seen_rows(view, layer)
-    noise = 1e-7 * np.abs(biases).max(initial=0.0)
-    usable = whole & (np.abs(biases) > noise)
+    rows, biases = seen_rows(view, layer)
+    noise = 1e-7 * np.nanmax(np.abs(biases), initial=0.0)
+    usable = (np.abs(biases) > noise) & (np.mean(~np.isnan(rows), axis=1) >= LEAST_SEEN)
     return ranked(rows[usable] / biases[usable, None], input_shape, low, high)
 
 
+LEAST_SEEN = 0.25
+"""Rows of which less is visible are left aside."""
+
+
 def ranked(samples: Floats, input_shape: tuple[int, ...], low: float, high: float) -> Guess:
-    """Samples that agree to single precision merged, by distance from the inputs' range."""
-    samples = samples[np.isfinite(samples).all(1)]
-    beyond = np.sqrt(np.mean((samples - np.clip(samples, low, high)) ** 2, axis=1))
-    order = np.argsort(beyond, kind="stable")
+    """Samples that agree where both are known merged, by distance from the inputs' range.
+
+    Args:
+        samples: [m, d]; NaN where unknown.
+        input_shape: of one example.
+        low: smallest value of an input.
+        high: largest.
+    """
+    samples = samples[~np.isinf(samples).any(1)]
+    known = ~np.isnan(samples)
+    filled = np.where(known, samples, 0.0)
+    far = np.where(known, filled - np.clip(filled, low, high), 0.0)
+    beyond = np.sqrt((far**2).sum(1) / np.maximum(known.sum(1), 1))
+    tolerance = (1e-4 * (high - low)) ** 2
     kept: list[int] = []
-    for i in order:
-        if (
-            not kept
-            or np.min(np.mean((samples[kept] - samples[i]) ** 2, axis=1))
-            > (1e-4 * (high - low)) ** 2
-        ):
+    for i in np.argsort(beyond, kind="stable"):
+        both = known[kept] & known[i]
+        shared = both.sum(1)
+        gaps = (((filled[kept] - filled[i]) ** 2) * both).sum(1) / np.maximum(shared, 1)
+        same = np.flatnonzero((gaps <= tolerance) & (shared >= LEAST_COMMON * known.shape[1]))
+        if not len(same):
             kept.append(int(i))
-    return guessed(samples[kept].reshape(-1, *input_shape), scores=beyond[kept])
+            continue
+        first = kept[int(same[0])]
+        more = known[i] & ~known[first]
+        filled[first, more] = filled[i, more]
+        known[first] |= more
+    found = np.where(known, filled, 0.5 * (low + high))[kept]
+    return guessed(found.reshape(-1, *input_shape), scores=beyond[kept])
+
+
+LEAST_COMMON = 0.05
+"""Samples that share fewer known numbers are not taken for one, however well these agree."""
 
 
 def read_imprint(view: View, input_shape: tuple[int, ...], low: float, high: float) -> Guess:
@@ -126,14 +150,16 @@ def read_imprint(view: View, input_shape: tuple[int, ...], low: float, high: flo
         ValueError: if the model has no linear first layer.
     """
     layer = first_layer(view.layout, math.prod(input_shape))
-    rows, biases, whole = seen_rows(view, layer)
+    rows, biases = seen_rows(view, layer)
     sent = np.asarray(layer.biases(view.exchanges[-1].sent), np.float64)
-    rows, biases, sent = rows[whole], biases[whole], sent[whole]
+    told = ~np.isnan(biases)
+    rows, biases, sent = rows[told], biases[told], sent[told]
     order = np.argsort(-sent, kind="stable")  # thresholds ascending
     rows, biases = rows[order], biases[order]
     steps = rows - np.vstack([rows[1:], np.zeros((1, layer.d))])
     deltas = biases - np.append(biases[1:], 0.0)
     usable = np.abs(deltas) > 1e-6 * np.abs(deltas).max(initial=0.0)
+    usable &= np.mean(~np.isnan(steps), axis=1) >= LEAST_SEEN
     return ranked(steps[usable] / deltas[usable, None], input_shape, low, high)
 
 

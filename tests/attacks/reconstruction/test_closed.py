@@ -29,13 +29,29 @@ def test_one_example_is_read_off_any_mlp() -> None:
     assert score(guess.samples[:1], Truth(x.numpy(), y.numpy())).psnr[0] > 60
 
 
-def test_hidden_rows_are_left_out() -> None:
+def test_hidden_weights_are_filled_in_from_other_neurons() -> None:
+    torch.manual_seed(0)
+    scene, model = scene_of(mlp((3, 8, 8), 10, hidden=(40,)), (3, 8, 8))
+    x, y = examples(2, side=8)
+    view = view_with(answer(scene, model, x, y, lr=1.0), scene, lr=1.0)
+    layer, visible = first_layer(scene.layout), view.visible.copy()
+    layer.weights(visible)[:] = np.random.default_rng(0).random((40, 192)) < 0.6
+    layer.weights(visible)[:, 5] = False
+    guess = read_rows(view.restrict(visible=visible), (3, 8, 8), 0.0, 1.0)
+    best = score(guess.samples, Truth(x.numpy(), y.numpy()))
+    for i in range(2):
+        gap = np.abs(guess.samples[best.found[i]] - x[i].numpy()).reshape(-1)
+        assert np.mean(gap < 1e-3) > 0.95
+        assert guess.samples[best.found[i]].reshape(-1)[5] == 0.5
+
+
+def test_without_biases_nothing_is_read() -> None:
     torch.manual_seed(0)
     scene, model = scene_of(mlp((3, 8, 8), 10, hidden=(20,)), (3, 8, 8))
     x, y = examples(1, side=8)
     view = view_with(answer(scene, model, x, y), scene)
     visible = view.visible.copy()
-    first_layer(scene.layout).weights(visible)[:, 5] = False
+    first_layer(scene.layout).biases(visible)[:] = False
     assert len(read_rows(view.restrict(visible=visible), (3, 8, 8), 0.0, 1.0)) == 0
 
 
