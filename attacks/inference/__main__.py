@@ -1,12 +1,13 @@
 """Which members does a recorded run betray?
 
     python -m attacks.inference RUN_DIR [inference=CHOICE,CHOICE...] [inference.KEY=VALUE...]
-                                [subjects=0,1,...] [others=500] [seed=0]
+                                [subjects=0,1,...] [others=500] [seed=0] [role=client]
 
 ``RUN_DIR`` is of a run with ``observer=server``. Attacks are the choices of ``conf/inference``;
 without ``inference=`` all are mounted. Each works in a process of its own that is given the
-recorded views, candidate records in random order, and data of the adversary's own. Results go to
-``membership.json`` in the run directory, and from there to its report.
+recorded views, candidate records in random order, and data of the adversary's own. With
+``role=client`` each subject looks itself, as a client that sees global models, and asks about all
+others' data. Results go to ``membership.json`` in the run directory, and from there to its report.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from fedhive.errors import UserError
 from fedhive.leakage.score_inference import Interval
 
 USAGE = "usage: python -m attacks.inference RUN_DIR [inference=CHOICE,CHOICE...] [KEY=VALUE...]"
+
+ALONE = ("loss", "loss_drop", "cosine", "gradient_difference")
+"""Attacks that need one view and nothing else, which is what a curious client has."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,10 +47,14 @@ def _measure(arguments: Sequence[str]) -> None:
         )
     given = dict(word.split("=", 1) for word in arguments if "=" in word)
     options = {key: value for key, value in given.items() if key.startswith("inference.")}
-    unknown = set(given) - set(options) - {"inference", "subjects", "others", "seed"}
+    unknown = set(given) - set(options) - {"inference", "subjects", "others", "seed", "role"}
     if unknown:
         raise UserError(f"{min(unknown)}: no such key; see python -m attacks.inference")
-    names = given["inference"].split(",") if "inference" in given else choices()
+    role = given.get("role", "server")
+    if role not in ("server", "client"):
+        raise UserError(f"role={role}: server or client")
+    usual = choices() if role == "server" else list(ALONE)
+    names = given["inference"].split(",") if "inference" in given else usual
     attacks = {name: _composed(name, [f"{k}={v}" for k, v in options.items()]) for name in names}
     subjects = None
     if "subjects" in given:
@@ -56,7 +64,9 @@ def _measure(arguments: Sequence[str]) -> None:
         raise UserError(f"{run_dir} is not a directory; give the directory of a recorded run")
     others, seed = (_integer(key, given.get(key, base)) for key, base in
                     (("others", "500"), ("seed", "0")))  # fmt: skip
-    rows = measure(run_dir, attacks, subjects, others, seed)
+    rows = measure(
+        run_dir, attacks, subjects, others, seed, "client" if role == "client" else "server"
+    )
     path = save(run_dir, rows)
     _show(rows)
     print(f"results: {path}")

@@ -11,13 +11,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhive.errors import UserError
-from fedhive.leakage.question import Question, ask
+from fedhive.leakage.question import Question, ask, shares_of
 from fedhive.leakage.score_inference import Membership, score_membership
 from fedhive.leakage.store import FOLDER, ViewStore
 from fedhive.results.rundir import RunDir
@@ -32,6 +32,7 @@ def measure(
     subjects: Sequence[int] | None = None,
     others: int = 500,
     seed: int = 0,
+    role: Literal["server", "client"] = "server",
 ) -> list[dict[str, Any]]:
     """One row for each subject and attack: its AUC and TPR with intervals.
 
@@ -41,6 +42,8 @@ def measure(
         subjects: numbers among the recorded nodes, from 0; None for all.
         others: non-members to ask about.
         seed: draws candidates.
+        role: "server" asks about each subject by the server's views of all; "client" about all
+            others by what the subject saw as a client, which needs every client in every round.
 
     Raises:
         UserError: nothing recorded, no such subject, or an attack that needs more than there is.
@@ -58,17 +61,23 @@ def measure(
         for number in chosen:
             # The accomplice is the next node; with one node there is none to learn from.
             colluder = nodes[(number + 1) % len(nodes)]
-            question = ask(RunDir(run_dir), nodes[number], colluder, others, seed)
-            answers[number] = question.member
-            job = {"attacks": attacks, "subject": nodes[number],
+            asked = [nodes[number]]
+            job: dict[str, Any] = {"attacks": attacks, "subject": nodes[number],
                    "colluder": colluder if colluder != nodes[number] else -1}  # fmt: skip
+            if role == "client":
+                shares = shares_of(RunDir(run_dir))
+                asked = [node for node in shares if node != nodes[number]]
+                job["shares"] = shares
+            question = ask(RunDir(run_dir), asked, colluder, others, seed)
+            answers[number] = question.member
             _write(Path(folder) / str(number), job, question)
         _work(store.path, [Path(folder) / str(number) for number in chosen])
         for number in chosen:
             with np.load(Path(folder) / str(number) / "scores.npz", allow_pickle=False) as scores:
                 for name in scores.files:
                     found = score_membership(scores[name], answers[number])
-                    rows.append({"attack": name, "subject": number, **_plain(found)})
+                    shown = name if role == "server" else f"{name}, {role}"
+                    rows.append({"attack": shown, "subject": number, **_plain(found)})
     return rows
 
 

@@ -21,6 +21,7 @@ from attacks.inference.probe import Floats, Probe, Records
 from attacks.inference.series import Shadow
 from fedhive import config
 from fedhive.errors import UserError
+from fedhive.leakage.remainder import as_client
 from fedhive.leakage.store import ViewStore
 
 
@@ -44,11 +45,17 @@ def work(views: Path, job: Path) -> None:
     own, theirs = _records(job / "public.npz"), _records(job / "colluder.npz")
     known = [_shadow(seen[colluder], theirs, own)] if colluder in seen else []
     crowd = [view for node, view in seen.items() if node != subject]
+    view = seen[subject]
+    if (
+        "shares" in plan
+    ):  # the subject is who looks, as a client: it sees the others' average alone
+        shares = {int(node): float(share) for node, share in plan["shares"].items()}
+        view, crowd, known = as_client({subject: view}, subject, shares), [], []
     scores: dict[str, Floats] = {}
     for name, node in plan["attacks"].items():
         attack: MembershipAttack = config.build(node, f"inference {name}", data=own, known=known)
         try:
-            scores[name] = attack(seen[subject], crowd, probe, candidates)
+            scores[name] = attack(view, crowd, probe, candidates)
         except ValueError as error:
             raise UserError(f"inference={name}: {error}") from error
     np.savez(job / "scores.npz", allow_pickle=False, **scores)

@@ -6,6 +6,7 @@ what the adversary owns; the answer stays with who scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,15 +39,16 @@ class Question:
     colluder: Examples
 
 
-def ask(run: RunDir, node: int, colluder: int, others: int, seed: int) -> Question:
-    """The question about one node of a run, from the run's configuration.
+def ask(run: RunDir, nodes: Sequence[int], colluder: int, others: int, seed: int) -> Question:
+    """The question about some nodes of a run, from the run's configuration.
 
-    Members are the node's share of the training data. Non-members and the adversary's own data
+    Members are those nodes' shares of the training data, or as many of them, drawn, as there are
+    non-members for a group. Non-members and the adversary's own data
     are drawn from the test data, which no client has, without overlap.
 
     Args:
         run: a finished run on simulated machines.
-        node: id of the subject.
+        nodes: ids of the subjects: one, or a group of which only a sum is seen.
         colluder: id of the adversary's accomplice.
         others: how many non-members.
         seed: of the draws.
@@ -70,9 +72,11 @@ def ask(run: RunDir, node: int, colluder: int, others: int, seed: int) -> Questi
             f"others={others}: the test data have {len(bench.data.y_test)} records, and some "
             "must be left for the adversary"
         )
-    rng = seeding.stream(seed, "question", node)
+    rng = seeding.stream(seed, "question", *nodes)
     drawn = rng.permutation(len(bench.data.y_test))
-    inside = bench.parts[_number(bench, node)]
+    inside = np.concatenate([bench.parts[_number(bench, node)] for node in nodes])
+    if len(nodes) > 1 and len(inside) > others:
+        inside = np.sort(rng.choice(inside, others, replace=False))
     x = np.concatenate([bench.data.x_train[inside], bench.data.x_test[drawn[:others]]])
     y = np.concatenate([bench.data.y_train[inside], bench.data.y_test[drawn[:others]]])
     member = np.arange(len(y)) < len(inside)
@@ -95,3 +99,28 @@ def _number(bench: Workbench, node: int) -> int:
             "are known"
         )
     return number
+
+
+def shares_of(run: RunDir) -> dict[int, float]:
+    """Weight of each node in a plain average of all, by id, as ``combine.weighting`` has it.
+
+    Raises:
+        UserError: if the run did not average linearly, or not over all nodes in each round, so
+            that a client cannot take its part out with these weights.
+    """
+    cfg = run.config()
+    combine = cfg.get("combine") or {}
+    linear = combine.get("_target_") == "strategies.combine.Mean"
+    server = cfg.get("server_opt") or {}
+    plain = server.get("_target_") == "strategies.server_opt.FedAvg" and server.get("lr") == 1.0
+    weighting = combine.get("weighting")
+    if not (linear and plain and weighting in ("examples", "uniform")):
+        raise UserError(
+            f"{run.path}: a client can take its own part out of a plain average only; use a run "
+            "with combine=mean, weighting examples or uniform, and server_opt=fedavg"
+        )
+    if any(row["completed"] != int(cfg["nodes"]) for row in run.rounds()):
+        raise UserError(f"{run.path}: in some rounds not all clients took part; use selection=all")
+    bench = workbench(config.dumps(cfg))
+    sizes = [1 if weighting == "uniform" else len(part) for part in bench.parts]
+    return {FIRST_NODE_ID + k: size / sum(sizes) for k, size in enumerate(sizes)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-import attacks.inference
+import attacks.inference.measure
 import conf
 from attacks.inference import __main__ as command
 from attacks.inference import worker
@@ -68,7 +68,7 @@ def test_the_adversarys_process_needs_the_views_and_its_job_alone(
     run: Path, tmp_path: Path
 ) -> None:
     views = shutil.copytree(run / "views", tmp_path / "elsewhere")
-    asked = question.ask(RunDir(run), 1000, 1001, 30, 0)
+    asked = question.ask(RunDir(run), [1000], 1001, 30, 0)
     data = {"candidates": asked.candidates, "public": asked.public, "colluder": asked.colluder}
     job = tmp_path / "job"
     job.mkdir()
@@ -88,8 +88,8 @@ def test_the_adversarys_process_needs_the_views_and_its_job_alone(
 
 
 def test_a_question_keeps_its_answer_apart(run: Path) -> None:
-    asked = question.ask(RunDir(run), 1000, 1001, 30, 0)
-    again = question.ask(RunDir(run), 1000, 1001, 30, 0)
+    asked = question.ask(RunDir(run), [1000], 1001, 30, 0)
+    again = question.ask(RunDir(run), [1000], 1001, 30, 0)
     np.testing.assert_array_equal(asked.candidates[0], again.candidates[0])
     assert asked.member.sum() + 30 == len(asked.member)
     assert not asked.member[:30].all()  # shuffled
@@ -97,9 +97,9 @@ def test_a_question_keeps_its_answer_apart(run: Path) -> None:
     assert not rows[0] & rows[1]
     assert not rows[0] & rows[2]
     with pytest.raises(UserError, match="others"):
-        question.ask(RunDir(run), 1000, 1001, 10_000, 0)
+        question.ask(RunDir(run), [1000], 1001, 10_000, 0)
     with pytest.raises(UserError, match="simulated machines"):
-        question.ask(RunDir(run), 1004, 1001, 30, 0)
+        question.ask(RunDir(run), [1004], 1001, 30, 0)
 
 
 def test_measured_in_a_process_of_its_own(run: Path) -> None:
@@ -120,9 +120,29 @@ def test_measured_in_a_process_of_its_own(run: Path) -> None:
     assert "too few others" in page
 
 
+def test_a_client_asks_about_all_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = question.shares_of(RunDir(run))
+    assert list(shares) == [1000, 1001, 1002, 1003]
+    assert sum(shares.values()) == pytest.approx(1)
+    seen = {}
+
+    def look(views: Path, jobs: list[Path]) -> None:
+        [job] = jobs
+        worker.work(views, job)
+        seen.update(np.load(job / "candidates.npz"))
+
+    monkeypatch.setattr(attacks.inference.measure, "_work", look)
+    node = {"_target_": "attacks.inference.membership.LossDrop"}
+    [row] = measure(run, {"drop": node}, [0], others=40, role="client")
+    assert (row["attack"], row["members"], row["others"]) == ("drop, client", 40, 40)
+    mine = question.ask(RunDir(run), [1000], 1001, 40, 0)
+    own = set(map(bytes, mine.candidates[0][mine.member]))
+    assert not own & set(map(bytes, seen["x"]))
+
+
 def test_an_attack_that_needs_more_than_is_known_says_so(run: Path) -> None:
     node = {"_target_": "attacks.inference.lira.Lira"}
-    spare = len(question.ask(RunDir(run), 1000, 1001, 40, 0).public[1])
+    spare = len(question.ask(RunDir(run), [1000], 1001, 40, 0).public[1])
     with pytest.raises(UserError, match=r"inference=lira: .* 1 are at hand"):
         measure(run, {"lira": node}, [0], others=40 + spare - 1)
 
@@ -137,6 +157,7 @@ def test_an_attack_that_needs_more_than_is_known_says_so(run: Path) -> None:
         (["RUN", "inference=loss", "subjects=9"], "nodes were recorded"),
         (["RUN", "inference=loss", "subjects=x"], "whole number"),
         (["RUN", "color=red"], "no such key"),
+        (["RUN", "role=spy"], "server or client"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(
