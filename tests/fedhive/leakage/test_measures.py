@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,3 +248,25 @@ def test_without_noise_the_rounding_of_numbers_is_noise(net):
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="above 0"):
         of_jacobian([[1.0]], 0.0, 1.0)
+
+
+PAGES = Path(__file__).parents[3] / "docs/howto"
+
+
+def code_of(page: str) -> list[str]:
+    text = (PAGES / page).read_text(encoding="utf-8")
+    return re.findall(r"```(?:python|text)\n(.*?)```", text, re.S)
+
+
+def test_the_page_on_measures_prints_what_it_says(capsys):
+    program, printed = code_of("measures.md")
+    exec(compile(program, "measures.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
+def test_the_page_on_privacy_prints_what_it_says(capsys):
+    [program] = code_of("differential-privacy.md")
+    exec(compile(program, "differential-privacy.md", "exec"), {})
+    said = re.findall(r"# ([\d.]+)", program)
+    printed = [f"{float(line):.2f}" for line in capsys.readouterr().out.split()]
+    assert printed == said
