@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cells
 import numpy as np
 import torch
+from figure import draw
 from torch import Tensor, nn
 
 from attacks.reconstruction.attacks import Matching, Reading
@@ -240,6 +241,16 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def means(results: dict[str, dict[str, Any]]) -> dict[tuple[str, str], float | None]:
+    """Mean PSNR by protection and attack; None where no sample came out."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for key, one in results.items():
+        attack, protection, _ = key.split(" | ")
+        some = found.setdefault((protection, attack), [])
+        some += [] if one["psnr"] is None else [one["psnr"]]
+    return {pair: float(np.mean(some)) if some else None for pair, some in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=float("inf"))
@@ -247,7 +258,9 @@ def main() -> None:
     path = HERE / "results.json"
     done = cells.fill(path, names(), measure, options.seconds)
     if path.is_file():
-        (HERE / "results.md").write_text(table(json.loads(path.read_text())))
+        results = json.loads(path.read_text())
+        (HERE / "results.md").write_text(table(results))
+        draw(HERE / "matrix.svg", list(PROTECTIONS), list(ATTACKS), means(results))
     if done is None:
         print("time is up; run again to go on")
 

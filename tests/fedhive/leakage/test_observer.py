@@ -12,8 +12,9 @@ from fedhive import config, server
 from fedhive.errors import UserError
 from fedhive.flower import Layout
 from fedhive.launch import resume
+from fedhive.leakage.recorded import Knower, Recorded
 from fedhive.leakage.store import Public, ViewStore
-from fedhive.leakage.view import Vector, View
+from fedhive.leakage.view import Channel, Vector, View
 from fedhive.learning.workbench import workbench
 from fedhive.world.grid import FIRST_NODE_ID
 from tests.conftest import Played
@@ -41,6 +42,25 @@ class Honest:
 
     def edit(self, honest: Vector, layout: Layout, node: int, number: int) -> Vector | None:
         return None
+
+
+class Pupil:
+    """A tamper that notes what it is told; machine 0 gets a model that depends on it."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int]] = []
+        self.bounds: tuple[float, float] | None = None
+
+    def meet(self, public: Public) -> None:
+        self.bounds = public.bounds
+
+    def learn(self, records: list[Recorded], knower: Knower) -> None:
+        self.heard += [(record.round, record.node) for record in records]
+
+    def edit(self, honest: Vector, layout: Layout, node: int, number: int) -> Vector | None:
+        assert self.bounds is not None
+        assert {one[0] for one in self.heard} == set(range(1, number))
+        return honest * np.float32(1 + len(self.heard)) if node == FIRST_NODE_ID else None
 
 
 def store_of(run: Played) -> ViewStore:
@@ -184,3 +204,55 @@ def test_damage_is_named(play: Callable[..., Played], tmp_path: Path) -> None:
     (run.directory / "views" / "round-000001.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(UserError, match=r"round-000001.safetensors is damaged"):
         list(store_of(run).exchanges())
+
+
+def test_a_tamper_that_learns_is_reminded_after_a_break(
+    play: Callable[..., Played], tiny: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    cfg = tiny(LISTEN)
+    cfg["observer"]["tamper"] = {"_target_": f"{__name__}.Pupil"}
+    whole = play(cfg=cfg)
+    save = server.Session._checkpoint
+
+    def stop(session: server.Session, number: int) -> None:
+        save(session, number)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.Session, "_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        play(cfg=cfg)
+    monkeypatch.setattr(server.Session, "_checkpoint", save)
+    broken = whole.directory.with_name("run-1")
+    resume(broken)
+    last = "views/round-000003.safetensors"
+    assert (broken / last).read_bytes() == (whole.directory / last).read_bytes()
+
+
+def test_a_protection_hides_and_what_is_bare_all_the_same_is_counted(
+    play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blindfold:
+        def view(self, view: View) -> View:
+            visible = view.visible.copy()
+            visible[:7] = False
+            return view.restrict(visible=visible).come_through(Channel(sigma=0.25))
+
+    from fedhive.leakage import observer
+
+    made = observer.Observer.__init__
+
+    def veiled(self: Any, grid: Any, plan: Any, store: Any, layout: Any, public: Any,
+               veil: Any = None, first: int = 0) -> None:  # fmt: skip
+        made(self, grid, plan, store, layout, public, Blindfold(), first)
+
+    monkeypatch.setattr(observer.Observer, "__init__", veiled)
+    run = play(LISTEN, "rounds=1")
+    view = store_of(run).view(FIRST_NODE_ID)
+    assert not view.visible[:7].any()
+    assert view.visible[7:].all()
+    assert view.channel.sigma == 0.25
+    assert not view.exchanges[0].seen[:7].any()
+    [record] = store_of(run).exchanges([FIRST_NODE_ID])
+    assert record.facts["bare"] == 7
