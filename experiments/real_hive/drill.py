@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import signal
 import socket
@@ -170,7 +169,7 @@ class Drill:
         status = hive.processes["run"].wait(1200)
         self.say(f"the run ended with exit status {status}")
         del hive.processes["run"]
-        return {"exit_status": status, "finished_after_round_4": self.rounds() == 5}
+        return {"exit_status": status}
 
     def restart(self) -> dict[str, Any]:
         """Kill the SuperLink within a run; start it again; go on."""
@@ -245,41 +244,47 @@ class Drill:
         return RunDir(folder).summary()
 
 
-def main(folder: Path) -> None:
-    drill = Drill(folder)
-    with drill.hive.whole():
-        found = drill.play()
-        found["restart"] = drill.restart()
-        found["refusals"] = drill.refusals()
-        states = {name: drill.hive.state(name) for name in ("killed", "suspended", "cut")}
+def facts_of(drill: Drill, found: dict[str, Any]) -> dict[str, Any]:
+    """What became of the first run."""
     summary, twin = drill.run.summary(), drill.twin()
-    events = drill.run.events()
-    counted = [
-        {k: e.get(k) for k in ("round", "node", "sent_s", "end_s", "status", "reason")}
-        for e in events
-    ]
-    for event in counted:
-        drill.say(
-            f"round {event['round']}, machine {event['node']}: {event['status']}"
-            f"{'; ' + event['reason'] if event['reason'] else ''}"
-        )
     notes = [row for row in drill.run.notes() if row["kind"] != "waiting"]
     for row in notes:
         drill.say(f"server: {sentence(row)}")
+    counted = [
+        {k: e.get(k) for k in ("round", "node", "sent_s", "end_s", "status", "reason")}
+        for e in drill.run.events()
+    ]
     report = (drill.run.path / "report.html").read_text()
-    found |= {
+    names = ("killed", "suspended", "cut")
+    return found | {
         "rounds": len(drill.run.rounds()),
-        "accuracy": summary["accuracy"], "accuracy_of_the_simulated_run": twin["accuracy"],
+        "accuracy": summary["accuracy"],
+        "accuracy_of_the_simulated_run": twin["accuracy"],
         "events": counted,
         "notes": [sentence(row) for row in notes],
-        "notes_in_the_report": sum(str(row["what"]) in report for row in notes if row["what"]),
         "notes_with_details": sum(bool(row["what"]) for row in notes),
-        "crashes": {name: state.get("crashes") for name, state in states.items()},
+        "of_these_in_the_report": sum(str(row["what"]) in report for row in notes if row["what"]),
+        "crashes": {name: drill.hive.state(name).get("crashes") for name in names},
         "sandbox": drill.hive.sandbox,
-        "log_of_killed": re.findall(r"\d\d:\d\d:\d\d  (.*)", drill.hive.log("killed")),
-    }  # fmt: skip
-    (HERE / "drill.json").write_text(json.dumps(found, indent=1) + "\n")
-    (HERE / "drill.log").write_text("\n".join(drill.lines) + "\n")
+    }
+
+
+def main(folder: Path) -> None:
+    drill = Drill(folder)
+    found: dict[str, Any] = {}
+
+    def keep() -> None:
+        (HERE / "drill.json").write_text(json.dumps(found, indent=1) + "\n")
+        (HERE / "drill.log").write_text("\n".join(drill.lines) + "\n")
+
+    with drill.hive.whole():
+        played = drill.play()
+        found["drill"] = facts_of(drill, played)
+        keep()
+        found["restart"] = drill.restart()
+        keep()
+        found["refusals"] = drill.refusals()
+        keep()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from fedhive.results.rundir import RunDir
 from fedhive.world.roster import read_rows, roster_of
 
 SUBMISSION = "submission.json"
+STOP_PATIENCE_S = 20.0
 
 
 class DeploymentEngine:
@@ -147,11 +149,19 @@ class DeploymentEngine:
         except KeyboardInterrupt:
             with contextlib.suppress(UserError):
                 control.stop(run_id)
+                self._let_finish(run_dir, here=order is not None)
             raise
         finally:
             if order is not None:
                 order.unlink(missing_ok=True)
         return follower.result(control, run_id)
+
+    @staticmethod
+    def _let_finish(run_dir: RunDir, here: bool) -> None:
+        """Give a stopped server the time to write down what it has."""
+        until = time.monotonic() + (STOP_PATIENCE_S if here else 0.0)
+        while time.monotonic() < until and not run_dir.summary():
+            time.sleep(0.2)
 
     def _control(self, submission: str) -> tuple[Control, Path | None]:
         if self.superlink is not None:

@@ -47,6 +47,11 @@ class Worker:
         while True:
             if self.process is None or self.process.poll() is not None:
                 self.process = self._start()
+                # A task that nobody takes up within 30 s of its token is given out again.
+                if not self._await(self.process, "ready"):
+                    say("the process for tasks did not start; trying again in a minute")
+                    time.sleep(60.0)
+                    continue
             token = take()
             if token is None:
                 time.sleep(TAKE_S)
@@ -63,17 +68,23 @@ class Worker:
             start_new_session=True,
         )  # fmt: skip
 
+    @staticmethod
+    def _await(process: subprocess.Popen[str], word: str) -> bool:
+        """Wait until the process says something; False if it ends before."""
+        assert process.stdout is not None
+        while line := process.stdout.readline():
+            if line.startswith(word):
+                return True
+        return False
+
     def _do(self, process: subprocess.Popen[str], token: str) -> None:
         assert process.stdin is not None
-        assert process.stdout is not None
         done = threading.Event()
         threading.Thread(target=self._watch, args=(process, done), daemon=True).start()
         try:
             process.stdin.write(token + "\n")
             process.stdin.flush()
-            while (line := process.stdout.readline()) and not line.startswith("done"):
-                pass
-            if not line:
+            if not self._await(process, "done"):
                 say("task failed: its process has ended")
         except OSError as error:
             say(f"task failed: its process is gone ({error})")
