@@ -8,6 +8,7 @@ dimension are nearly orthogonal: each of the k canaries is a game of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,13 +75,18 @@ def canary(seed: int, number: int, size: int) -> NDArray[np.float32]:
 
 
 def cosines(released: ArrayLike, seed: int, count: int) -> Floats:
-    """Cosine of each of the ``count`` canaries with what was released, float64 [count].
+    """`cosines_of` the canaries numbered from 0, float64 [count]."""
+    return cosines_of(released, seed, range(count))
+
+
+def cosines_of(released: ArrayLike, seed: int, numbers: Sequence[int]) -> Floats:
+    """Cosine of each of these canaries with what was released, float64.
 
     Args:
         released: the noisy sum of updates of a round, or the final model minus the initial one,
             [d]; not all zero.
         seed: of the canaries.
-        count: k.
+        numbers: which of them took part.
 
     Raises:
         ValueError: if ``released`` is zero or not finite.
@@ -89,8 +95,7 @@ def cosines(released: ArrayLike, seed: int, count: int) -> Floats:
     norm = float(np.linalg.norm(target))
     if not np.isfinite(norm) or norm == 0:
         raise ValueError("what was released must be finite and not all zero")
-    found = [canary(seed, number, target.size).astype(np.float64) @ target
-             for number in range(count)]  # fmt: skip
+    found = [canary(seed, number, target.size).astype(np.float64) @ target for number in numbers]
     return np.asarray(found, np.float64) / norm
 
 
