@@ -8,10 +8,14 @@ import json
 import stat
 import time
 from base64 import b64decode, b64encode
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from defenses.enrolment import Enrolled
 from fedhive.errors import UserError
@@ -303,13 +307,65 @@ def test_a_certificate_that_is_not_valid_now(soft_tpm, registrar, clock):
         registrar.challenge(hello(tpm, tpm.new_keys()), "node-1")
 
 
-def test_a_leaf_is_no_maker(soft_tpm, registrar):
-    """An endorsement certificate among the roots makes nobody trusted."""
+def issued(key, authority=True, signs=True, usage="2.23.133.8.1"):
+    """A self-signed maker, and its certificate for a public key; arguments say what is wrong."""
+    maker, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "maker")])
+
+    def begun(subject, public):
+        return (
+            x509.CertificateBuilder().issuer_name(name).subject_name(subject).public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        )  # fmt: skip
+
+    flags = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+         "key_agreement", "crl_sign", "encipher_only", "decipher_only"), False,
+    )  # fmt: skip
+    root = (
+        begun(name, maker.public_key())
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=signs, **flags), critical=True)
+        .sign(maker, hashes.SHA256())
+    )
+    leaf = (
+        begun(x509.Name([]), key)
+        .add_extension(x509.ExtendedKeyUsage([x509.ObjectIdentifier(usage)]), critical=False)
+        .sign(maker, hashes.SHA256())
+    )
+    return root, leaf.public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({}, None),
+        ({"authority": False}, "whom nobody here trusts"),
+        ({"signs": False}, "whom nobody here trusts"),
+        ({"usage": "1.3.6.1.5.5.7.3.1"}, "not one of an endorsement key"),
+    ],
+)
+def test_only_an_authority_makes_certificates_of_chips(soft_tpm, registrar, clock, wrong, reason):
     with soft_tpm("alice").boot() as tpm:
         said = hello(tpm, tpm.new_keys())
-        registrar.roots = [x509.load_der_x509_certificate(b64decode(said["certificate"]))]
-        with pytest.raises(Refused, match="whom nobody here trusts"):
-            registrar.challenge(said, "node-1")
+    public = verify.public_key(b64decode(said["endorsement_key"]))
+    root, leaf = issued(serialization.load_der_public_key(verify.spki(public)), **wrong)
+    registrar.roots = [root]
+    said["certificate"] = b64encode(leaf).decode()
+    if reason is None:
+        registrar.challenge(said, "node-1")
+        return
+    with pytest.raises(Refused, match=reason):
+        registrar.challenge(said, "node-1")
+
+
+def test_an_answer_to_something_else(soft_tpm, registrar):
+    with soft_tpm("alice").boot() as tpm:
+        _, keys = enrol(registrar, tpm)
+        later = answer(tpm, keys, registrar.question("node-1"))
+        with pytest.raises(Refused, match="no such challenge"):
+            registrar.admit(later)
 
 
 def test_any_missing_or_broken_part_is_a_reason(soft_tpm, registrar):

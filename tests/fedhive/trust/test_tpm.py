@@ -7,7 +7,7 @@ import stat
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from fedhive.errors import UserError
 from fedhive.trust import tpm as tpms
@@ -101,6 +101,32 @@ def test_a_quote(tpm, keys):
             verify.check_quote(quote, key, NONCE, bad)
     with pytest.raises(Refused, match="old statement"):
         verify.check_quote(quote, key, bytes(32), values)
+
+
+def test_a_quote_of_other_registers_of_the_same_value(tpm, keys):
+    """After a start PCR 0 to 7 and 8 to 15 are all 0, so that their digests are equal."""
+    key, values = public(tpm, keys.attestation), tpm.registers()
+    assert set(values.values()) == {bytes(32)}
+    with pytest.raises(Refused, match="other registers"):
+        verify.check_quote(tpm.quote(keys, NONCE, range(8, 16)), key, NONCE, values)
+
+
+def test_a_statement_that_no_tpm_made(tpm, keys):
+    """What a key signs that is not restricted may look like a statement, but for its beginning."""
+    from tpm2_pytss.cryptography import tpm_ecc_private_key
+
+    quote = tpm.quote(keys, NONCE)
+    forged = b"\xffTCH" + quote.attest[4:]
+    with tpm.loaded(keys.node) as handle:
+        raw = tpm_ecc_private_key(tpm.esapi, handle).sign(forged, ec.ECDSA(hashes.SHA256()))
+    signature = tpm.lib.TPMT_SIGNATURE.unmarshal(quote.signature)[0]
+    r, s = utils.decode_dss_signature(raw)
+    signature.signature.ecdsa.signatureR = r.to_bytes(32, "big")
+    signature.signature.ecdsa.signatureS = s.to_bytes(32, "big")
+    with pytest.raises(Refused, match="no TPM made"):
+        verify.check_quote(
+            Signed(forged, signature.marshal()), public(tpm, keys.node), NONCE, tpm.registers()
+        )
 
 
 def test_a_quote_tells_what_was_measured(tpm, keys):
