@@ -278,6 +278,31 @@ def test_selective_encryption(fedhive: Any) -> None:
             assert sealed / clear == pytest.approx(0.89, abs=0.01)
 
 
+def test_measuring_what_leaks(fedhive: Any, tmp_path: Path, capsys: Any) -> None:
+    from attacks.inference.__main__ import main
+
+    page = DOCS / "howto/leakage.md"
+    line, _ = commands(page)
+    short = [word.replace("0,1,2,3", "0,1,2") for word in replaced(line, rounds=2, nodes=20)]
+    status, run = fedhive([word for word in short if not word.startswith("hydra.")])
+    assert status == 0
+    (tmp_path / "runs").mkdir()
+    shutil.move(run, tmp_path / "runs/leak")
+    attack = re.search(r"^python -m attacks.inference (.*)$", page.read_text(), re.M)
+    assert attack
+    capsys.readouterr()
+    quick = ["inference=loss_drop,lira,fedmia_loss", "subjects=0"]
+    assert main([*shlex.split(attack[1]), *quick]) == 0
+    assert re.search(r"^fedmia_loss +0\.\d{3}", capsys.readouterr().out, re.M)
+    code = "".join(fence.text for fence in fences(page) if fence.language == "python")
+    exec(compile(code, page.name, "exec"), {})
+    said = capsys.readouterr().out
+    assert said.splitlines()[:2] == ["server (1000,) 2 20", "client (1001, 1002) 1"]
+    assert "True\n" in said
+    chosen = {path.stem for path in (CONF / "inference").glob("*.yaml")}
+    assert {word for row in table(page, "Members") for word in words(row[0])} == chosen
+
+
 # ---- the other pages ---------------------------------------------------------------------------
 
 
