@@ -19,6 +19,8 @@ from defenses.encryption.base import Ciphertext, Context, Ints, Sealed, Upload, 
 from defenses.encryption.fixed_point import FixedPoint
 from defenses.encryption.prg import digest
 
+BLOCK = 1 << 16  # values that are worked on together
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -63,12 +65,18 @@ class Plain:
         """See `defenses.encryption.base.Cipher.encrypt`."""
         if values.shape != (context.count,):
             raise errors.WrongCount(f"{values.shape} values for a context of {context.count}")
-        ints, saturated = self.fixed.integers(values)
+        saturated = 0
 
         def write(body: memoryview) -> None:
-            np.frombuffer(body, dtype="<i4")[:] = ints
+            nonlocal saturated
+            out = np.frombuffer(body, dtype="<i4")
+            for start in range(0, context.count, BLOCK):
+                ints, cut = self.fixed.integers(values[start : start + BLOCK])
+                saturated += cut
+                out[start : start + BLOCK] = ints
 
-        return Sealed(wire.seal(self, context, key, 4 * context.count, write), saturated)
+        data = wire.seal(self, context, key, 4 * context.count, write)
+        return Sealed(data, saturated)
 
     def parse(self, data: bytes, context: Context, keys: Verifier) -> Ciphertext:
         """See `defenses.encryption.base.Cipher.parse`."""
