@@ -176,7 +176,10 @@ class Hive(Strategy):
             return arrays if alone is None else alone
         opened = clock.now
         replies, arrivals = self._gather(server_round, ids, arrays, config, grid, clock)
-        usable = self._read(replies, server_round, grid, clock)
+        came_s = {
+            r.metadata.reply_to_message_id: t for r, t in zip(replies, arrivals, strict=True)
+        }
+        usable = self._read(replies, server_round, grid, came_s)
         new = self._step(usable, server_round, grid)
         self._learn(usable, server_round, len(ids), [t - opened for t in arrivals], grid)
         return arrays if new is None else new
@@ -312,7 +315,7 @@ class Hive(Strategy):
         """
         if self._sent is None:
             raise RuntimeError("aggregate_train was called before configure_train")
-        usable = self._read(list(replies), server_round, grid, None)
+        usable = self._read(list(replies), server_round, grid, {})
         new = self._step(usable, server_round, grid or self._grid)
         return new, None if new is None else mean_loss(usable)
 
@@ -506,17 +509,17 @@ class Hive(Strategy):
         return model
 
     def _read(
-        self, replies: list[Message], server_round: int, grid: Grid | None, clock: Clock | None
-    ) -> list[Reply]:
+        self, replies: list[Message], server_round: int, grid: Grid | None,
+        came_s: Mapping[str, float],
+    ) -> list[Reply]:  # fmt: skip
         """The usable replies, by node; verdicts on all."""
         assert self._sent is not None
-        now = None if clock is None else clock.now
 
         def stranger(node: int) -> Asked:
             choice = self._choices.get(node, Choice(node))
             return Asked(node, server_round, 0.0, choice.weight, choice.probability)
 
-        usable = self.reader.read(replies, server_round, self._sent, stranger, grid, now)
+        usable = self.reader.read(replies, server_round, self._sent, stranger, grid, came_s)
         if self.placement is not None:
             for reply in usable:
                 self.placement.arrived(reply.node, reply.asked.round)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,7 +79,7 @@ class Reader:
         sent: tuple[Vector, Layout],
         stranger: Callable[[int], Asked],
         grid: Grid | None,
-        now_s: float | None,
+        arrived_s: Mapping[str, float],
     ) -> list[Reply]:
         """The usable replies, by node, at most one of each; verdicts on all.
 
@@ -89,7 +89,7 @@ class Reader:
             sent: the global model and its layout.
             stranger: the instruction to assume for a node that this inbox did not ask.
             grid: told the verdicts.
-            now_s: the time, if known.
+            arrived_s: when replies came, by the id of the message that they answer, if known.
         """
         usable: dict[int, Reply] = {}
         keys: dict[int, str] = {}
@@ -112,7 +112,8 @@ class Reader:
             cut = "" if claimed == counted else f"{claimed} examples counted as {counted}"
             verdicts.settle(grid, keys[node], "accepted", cut)
             usable[node] = reply
-            duration = None if now_s is None else now_s - reply.asked.sent_s
+            came = arrived_s.get(keys[node])
+            duration = None if came is None else came - reply.asked.sent_s
             self.watch.remember(node, reply.update, server_round, duration)
             self.register.accepted(node, server_round)
         return list(usable.values())

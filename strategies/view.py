@@ -31,6 +31,7 @@ class NodeHistory:
         late: how often its reply came too late to be used.
         last_round: the last round in which its reply was accepted, 0 for never.
         last_selected: the last round in which it was asked, 0 for never.
+        slow: replies in a row, up to the last, that took far longer than its profile promises.
     """
 
     examples: int | None = None
@@ -45,6 +46,7 @@ class NodeHistory:
     late: int = 0
     last_round: int = 0
     last_selected: int = 0
+    slow: int = 0
 
 
 class Outlook(Protocol):
@@ -86,6 +88,7 @@ class View:
         history: by node id; nodes never asked may be missing.
         rng: a named random stream of this round, e.g. ``rng("selection")``.
         profiles: what machines declared about themselves, by node id; empty where nobody did.
+            Speeds that replies have disproved are replaced by what was measured.
         outlook: forecasts of who will be on.
         model_bytes: size of the model on the wire.
         target_s: seconds after which the trigger closes the round; None if it sets no limit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, RecordDict
@@ -15,11 +15,16 @@ from fedhive import seeding
 from fedhive.flower import payload_bytes
 from fedhive.world.carbon_forecast import CarbonForecaster, CarbonOutlook, carbon_past
 from fedhive.world.clock import clock_of
+from fedhive.world.devices import Device
 from fedhive.world.forecast import Bound, Forecaster
 from fedhive.world.past import Past
 from fedhive.world.recorded import RecordedPast
 from fedhive.world.scoring import Scorer, Screened
 from strategies.view import NodeHistory, Outlook, Unforeseen, View
+
+DISPROVED = 5.0
+"""A reply that took so many times what the declared profile promises speaks against the profile;
+once may be a transfer of data or a pause, twice in a row is believed."""
 
 
 class Watch:
@@ -48,6 +53,8 @@ class Watch:
         self._limit_s = limit_s
         self.history: dict[int, NodeHistory] = {}
         self._known: set[int] = set()
+        self._declared: Mapping[int, Device] = {}
+        self._model_bytes = 0
         self._recorded: RecordedPast | None = None
         self._moved_s = 0.0
         self._saved: Mapping[str, Any] = {}
@@ -70,6 +77,20 @@ class Watch:
         past.steps, past.samples, past.duration_s = update.steps, update.samples, duration_s
         past.completed += 1
         past.last_round = server_round
+        device = self._declared.get(node)
+        if device is not None and past.duration_s is not None and past.samples:
+            promised = transfers_s(device, self._model_bytes) + device.train_s(past.samples)
+            past.slow = past.slow + 1 if past.duration_s > DISPROVED * promised else 0
+
+    def _believed(self) -> Mapping[int, Device]:
+        """The declared profiles, with measured speeds where replies have disproved them."""
+        doubted = [node for node, past in self.history.items() if past.slow > 1]
+        measured = {
+            node: _measured(self._declared[node], self.history[node], self._model_bytes)
+            for node in doubted
+            if node in self._declared
+        }
+        return {**self._declared, **measured} if measured else self._declared
 
     def view(
         self,
@@ -93,6 +114,9 @@ class Watch:
         online = tuple(sorted(grid.get_node_ids()))
         self._known.update(online)
         waves, limit_s = (wave,) if wave else (), self._limit_s()
+        self._declared = getattr(grid, "profiles", {})
+        if arrays is not None:
+            self._model_bytes = payload_bytes(RecordDict({"arrays": arrays}))
         return View(
             round=server_round,
             now_s=clock_of(grid).now,
@@ -100,9 +124,9 @@ class Watch:
             idle=tuple(node for node in online if node not in busy),
             history=self.history,
             rng=lambda name: seeding.stream(self._seed, name, server_round, *waves),
-            profiles=getattr(grid, "profiles", {}),
+            profiles=self._believed(),
             outlook=self._outlook(grid, online),
-            model_bytes=0 if arrays is None else payload_bytes(RecordDict({"arrays": arrays})),
+            model_bytes=0 if arrays is None else self._model_bytes,
             target_s=limit_s if math.isfinite(limit_s) else None,
             probed=probed or {},
             carbon=self._carbon(grid),
@@ -157,3 +181,16 @@ class Watch:
         self.history = {int(k): NodeHistory(**past) for k, past in saved["history"].items()}
         self._known = set(saved["known"])
         self._saved = saved
+
+
+def transfers_s(device: Device, model_bytes: int) -> float:
+    """Seconds that a model takes to a machine and back."""
+    return device.download_s(model_bytes) + device.upload_s(model_bytes)
+
+
+def _measured(device: Device, past: NodeHistory, model_bytes: int) -> Device:
+    """The machine at the speed of its last reply."""
+    assert past.duration_s is not None
+    assert past.samples
+    training_s = max(past.duration_s - transfers_s(device, model_bytes), past.duration_s / 2)
+    return replace(device, rate=past.samples / training_s)

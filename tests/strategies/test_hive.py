@@ -249,3 +249,10 @@ def test_restored_with_an_optimiser_and_stragglers():
 def test_parts_default_to_fedavg():
     hive = Hive()
     assert (hive.selection, hive.trigger, hive.combine) == (Uniform(), All(), Mean())
+
+
+def test_a_duration_is_that_of_the_reply_and_not_of_the_round():
+    hive = Hive(selection=EVERYBODY)
+    play(hive, machines(1.0, 5.0, 30.0), rounds=1)
+    took = [hive.history[node].duration_s for node in sorted(hive.history)]
+    assert took == pytest.approx([1.0, 5.0, 30.0], abs=0.3)
