@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from defenses.dp import guard
 from defenses.dp.accountant import Spent, epsilon
 from defenses.dp.example import ExampleLevel
 from defenses.dp.ledger import Ledger
+from defenses.dp.noise import source_for
 from defenses.protection.base import Request, SentModel
 from fedhive.errors import UserError
 from fedhive.launch import launch, resume
@@ -239,3 +241,17 @@ def test_noise_inside_encryption(play):
     assert {layer["kind"] for layer in told.values()} == {
         "encryption", "differential privacy of examples",
     }  # fmt: skip
+
+
+def test_only_a_world_s_machines_take_repeatable_noise():
+    """A server cannot make a real machine believe that it is simulated: its owner says so."""
+    real = Context(1, 1000, {"partition-id": 0}, RecordDict(), {"simulated": True})
+    world = Context(1, 1000, {"partition-id": 0, "simulated": True}, RecordDict(), {})
+    assert source_for(real, 0, "x").source == "os.urandom"
+    assert source_for(world, 0, "x").source == "seeded"
+
+
+def test_without_opacus_the_run_does_not_begin(play, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    with pytest.raises(UserError, match=r"pip install 'fedhive\[dp\]'"):
+        play(*DP)
