@@ -55,6 +55,19 @@ def test_keys_have_the_right_kinds(tpm, keys):
             check(wrong)
 
 
+@pytest.mark.parametrize("bit", ["FIXEDTPM", "FIXEDPARENT", "SENSITIVEDATAORIGIN"])
+def test_keys_that_could_leave_the_tpm(tpm, keys, bit):
+    for check, data in (
+        (verify.check_attestation_key, tpm.public(keys.attestation)),
+        (verify.check_node_key, tpm.public(keys.node)),
+        (verify.check_endorsement_key, tpm.endorsement()[1]),
+    ):
+        key = verify.public_key(data)
+        key.publicArea.objectAttributes &= ~getattr(tpm.lib.TPMA_OBJECT, bit)
+        with pytest.raises(Refused, match="could leave the TPM"):
+            check(key)
+
+
 def test_keys_are_files_of_their_owner_only(tpm, keys, tmp_path):
     keys.save(tmp_path / "keys")
     assert Keys.load(tmp_path / "keys") == keys
