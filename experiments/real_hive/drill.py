@@ -1,6 +1,6 @@
 """Five rounds on three real machines, of which one is killed, one suspended, one cut off.
 
-    python -m experiments.real_hive.drill [FOLDER]
+    python -m experiments.real_hive.drill [drill] [restart] [refusals]
 
 Then a SuperLink is killed within a run, which goes on with one command; and four kinds of
 machines that must not be let in come. Writes ``drill.json`` and ``drill.log`` beside this file.
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ QUICK = (
     "data=synthetic", "data.n=600", "model=softmax_regression", "partition=iid", "nodes=3",
     "selection.k=3", "progress=false",
 )  # fmt: skip
+PARTS = ("drill", "restart", "refusals")
 SUSPENDED_S, CUT_S = 90.0, 85.0
 
 
@@ -67,7 +69,11 @@ class Wire:
             if self.cut:
                 inner.close()
                 continue
-            outer = socket.create_connection(("127.0.0.1", self.target))
+            try:
+                outer = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                inner.close()
+                continue
             self.open += [inner, outer]
             for pair in ((inner, outer), (outer, inner)):
                 threading.Thread(target=self._pump, args=pair, daemon=True).start()
@@ -129,16 +135,21 @@ class Drill:
         until(lambda: self.hive.state(name).get("state") == "working", 300, self.hive.say_logs)
         time.sleep(1.0)
 
-    def play(self) -> dict[str, Any]:
+    def start(self) -> None:
+        """A SuperLink and three machines."""
         hive = self.hive
         hive.start_superlink()
-        wire = Wire(hive.port)
+        wire = self.wire = Wire(hive.port)
         for number, name in enumerate(("killed", "suspended", "cut")):
             home = hive.enlist(name, number)
             if name == "cut":
                 change(home / "config.toml", {"address": f"127.0.0.1:{wire.port}"})
             hive.join(name)
         self.say("SuperLink and three machines started")
+
+    def play(self) -> dict[str, Any]:
+        """Do to the machines what happens to machines."""
+        hive, wire = self.hive, self.wire
         hive.begin(
             "run", "run", *RUN, "engine=deployment", f"engine.home={hive.home}",
             f"hydra.run.dir={self.run.path}",
@@ -269,27 +280,31 @@ def facts_of(drill: Drill, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, parts: Sequence[str]) -> None:
     drill = Drill(folder)
-    found: dict[str, Any] = {}
+    path = HERE / "drill.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    earlier = HERE / "drill.log"
+    if "drill" not in parts and earlier.exists():
+        drill.lines = [*earlier.read_text().splitlines(), ""]
 
     def keep() -> None:
         (HERE / "drill.json").write_text(json.dumps(found, indent=1) + "\n")
         (HERE / "drill.log").write_text("\n".join(drill.lines) + "\n")
 
     with drill.hive.whole():
-        played = drill.play()
-        found["drill"] = facts_of(drill, played)
-        keep()
-        found["restart"] = drill.restart()
-        keep()
-        found["refusals"] = drill.refusals()
-        keep()
+        drill.start()
+        if "drill" in parts:
+            found["drill"] = facts_of(drill, drill.play())
+            keep()
+        if "restart" in parts:
+            found["restart"] = drill.restart()
+            keep()
+        if "refusals" in parts:
+            found["refusals"] = drill.refusals()
+            keep()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(temporary), sys.argv[1:] or PARTS)
