@@ -90,8 +90,8 @@ class World(Grid):
         history_s: how long the machines had been watched before the run began, seconds.
         colluders: see and rewrite the replies that are computed together; None for nobody.
         server: what the server draws; None leaves it unknown.
-    """
         declared: the machines as the server is told of them; None for as they are.
+    """
 
     def __init__(
         self,
@@ -106,11 +106,11 @@ class World(Grid):
         history_s: float = 0.0,
         colluders: Colluders | None = None,
         server: Server | None = None,
-    ) -> None:
         declared: Sequence[Device] | None = None,
+    ) -> None:
         assume_identity(RUN_ID)
-        self.devices, self.availability, self.engine = list(devices), availability, engine
         told = list(devices if declared is None else declared)
+        self.devices, self.availability, self.engine = list(devices), availability, engine
         self.carbon = carbon
         self.clock = VirtualClock(self._next_event)
         self.ledger = Ledger(devices, availability, carbon, server)
