@@ -172,8 +172,8 @@ def dense_net(seed: int) -> nn.Module:
     return mlp(SHAPE, 10, hidden=(64,))
 
 
-SEARCH = Matching(Recipe(adam_steps=60, polish=240))
-MANY = Matching(Recipe(adam_steps=120, polish=80))
+SEARCH = Matching(Recipe(adam_steps=60, polish=240, polish_tv=(0.0,)))
+MANY = Matching(Recipe(adam_steps=120, polish=80, polish_tv=(0.0,)))
 ATTACKS: dict[str, tuple[Any, Callable[[int], nn.Module], int, tuple[str, ...]]] = {
     "search, 1 image, sigmoid LeNet": (SEARCH, sigmoid_net, 1, tuple(PROTECTIONS)),
     "rows, 4 images, MLP": (Reading(read_rows), dense_net, 4, tuple(PROTECTIONS)),

@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from case import SHAPE, Case  # noqa: E402
 
 Result = tuple[torch.Tensor, float]
-EQUAL_CPU = {"lenet": 1100, "convnet": 600}
+EQUAL_CPU = {"lenet": 1000, "convnet": 800}
 """Evaluations of the second stage with which the default engine takes the peer's CPU time."""
 SHORT = {False: {"adam_steps": 0, "polish": 300}, True: {"adam_steps": 75, "polish": 250}}
 """Budgets for several local steps, each evaluation of which costs several gradients."""

@@ -37,15 +37,15 @@ def cells() -> Iterable[str]:
                 for who in ("breaching:inverting", "own:default", "own:same"):
                     if who != "own:same" or net == "lenet":
                         yield f"{who} {net} {batch} {seed}"
-        yield f"own:dlg lenet 1 {seed}"
-        if seed < PEER_DLG:
-            yield f"breaching:dlg lenet 1 {seed}"
         for net, batch, seeds, steps in SEVERAL:
             if seed < seeds:
                 for who in ("own:unrolled", "breaching:multistep"):
                     yield f"{who} {net} {batch} {seed} {steps}"
                 if batch == 1:
                     yield f"own:ceiling {net} {batch} {seed} {steps}"
+        yield f"own:dlg lenet 1 {seed}"
+    for seed in range(PEER_DLG):
+        yield f"breaching:dlg lenet 1 {seed}"
 
 
 class Workers:
