@@ -34,7 +34,7 @@ from fedhive.leakage.view import Channel, Exchange, Knowledge, View
 
 HERE = Path(__file__).resolve().parent
 SHAPE, LR = (3, 16, 16), 0.05
-RECIPE = Recipe(adam_steps=100, tv=0.0, polish=240)
+RECIPE = Recipe(adam_steps=100, tv=0.0, polish=240, polish_tv=(0.0,))
 VIEWS: dict[str, tuple[str, float]] = {
     "all, exact": ("all", 0.0),
     "all, noise 1e-4": ("all", 1e-4),
