@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cryptography.hazmat.primitives import serialization
+
 from fedhive.errors import UserError
 from fedhive.trust.enrol import Registrar, answer, hello
 from fedhive.trust.ledger import Enrolment
@@ -149,7 +151,11 @@ def _admit(given: argparse.Namespace) -> None:
     registrar = _keeper(given)
     known = registrar.admit(_message(given.argument))
     if given.key is not None:
-        given.key.write_text(known.key, encoding="ascii")
+        key = serialization.load_pem_public_key(known.key.encode())
+        line = key.public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )  # as `fedhive join` writes its own
+        given.key.write_bytes(line + b"\n")
     print(_line(registrar, known))
 
 

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from fedhive import cli
+from fedhive.deploy import certificates
 from fedhive.trust import command, supernode
 from tests.fedhive.trust.test_enrol import boot
 
@@ -56,7 +57,9 @@ def test_a_machine_is_let_in(trust, machine, soft_tpm, tmp_path):
     sandbox = {row["name"]: row["value"] for row in said[0]["facts"]}["sandbox.active"]
     assert ("level 3 (measured)" if sandbox else "level 0 (anonymous)") in out
     assert "secure boot  vouched for by CN=swtpm-localca" in out
-    assert (tmp_path / "desk.pub").read_text().startswith("-----BEGIN PUBLIC KEY-----")
+    public = (tmp_path / "desk.pub").read_bytes()
+    assert public.startswith(b"ecdsa-sha2-nistp256 ")
+    assert certificates.read_public_key(public, "desk.pub") == public.strip()  # it may register
     write("question.json", "question desk --ledger ledger")
     write("later.json", "answer question.json --keys keys --log log")
     assert trust("confirm later.json --ledger ledger")[0] == 0
