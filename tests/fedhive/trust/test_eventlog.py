@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhive.trust import eventlog
@@ -113,6 +113,7 @@ def test_malformed_logs(data, reason):
 LOG = written(boot())
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(LOG) - 1), st.binary(min_size=1, max_size=4))
 def test_any_damage_is_found_or_harmless(at, patch):
     """Whatever is changed: parsing ends with a log or a reason, never otherwise."""

@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhive.errors import UserError
@@ -34,11 +34,13 @@ def test_each_level_by_what_it_takes(level):
     assert str(found) == f"{int(level)} ({level.name.lower()})"
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from([need.fact for need in ALL])))
 def test_nobody_lifts_itself_above_level_one(names):
     assert standing([fact(name, "declared") for name in names]).level <= Level.DECLARED
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from([need.fact for need in ALL])))
 def test_levels_are_cumulative(names):
     found = standing([fact(name) for name in names]).level
@@ -105,6 +107,7 @@ def test_nonsense_is_refused(rows):
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
 
+@settings(deadline=None)
 @given(st.recursive(LEAVES, lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_any_json_is_parsed_or_refused(rows):
     try:
