@@ -96,7 +96,9 @@ class Supervisor:
                     time.sleep(TICK_S)
             finally:
                 self.end_child()
-                self.set("stopped", "told to stop" if stop else self.reason)
+                if self.state != "stopped":
+                    self.set("stopped", "told to stop")
+                self.folder.write_status(self.status())
                 shutil.rmtree(self._runtime, ignore_errors=True)
 
     def tick(self) -> bool:

@@ -346,3 +346,21 @@ def test_an_invitation_of_another_hive_is_refused(tmp_path: Path, invitation: Pa
     invitation.write_text(json.dumps(other))
     with pytest.raises(UserError, match="belongs to the hive bees"):
         joined(tmp_path / "j", invitation)
+
+
+def test_status_tells_why_it_stopped(ann: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr("fedhive.join.supervisor.TICK_S", 0.0)
+
+    def tick() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(ann, "tick", tick)
+    try:
+        ann.run()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    found = ann.folder.status()
+    assert (found["state"], found["reason"]) == ("stopped", "told to stop")
