@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks.inference.canary import audit_run
+from attacks.inference.canary_audit import audit_run
 from fedhive import config
 from fedhive.compose import compose
 from fedhive.errors import UserError
