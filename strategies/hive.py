@@ -469,8 +469,10 @@ class Hive(Strategy):
     ) -> Message:
         work = self._agenda.settings.get(node) or self.local_work.settings(view, node)
         settings = {**config, **work, "server-round": view.round}
-        if self.protection is not None and self._choices[node].weight != 1.0:
-            settings["selection-weight"] = self._choices[node].weight
+        if self.protection is not None:
+            settings["node-id"] = node  # a machine may be known here by another id than its own
+            if self._choices[node].weight != 1.0:
+                settings["selection-weight"] = self._choices[node].weight
         own = self._personal(node)
         if own is not None and self._sent is not None:
             arrays = from_flat(own, self._sent[1], shared=True)

@@ -110,7 +110,7 @@ class Encryption(Protection):
         held = context.state.get(COMMITTEE)
         state = held.get("state") if isinstance(held, ConfigRecord) else None
         member = self.tools.keys.member(
-            int(context.node_id),
+            sealing.known_as(settings, context),
             self.tools.cipher,
             state[1:] if isinstance(state, bytes) else None,
         )
@@ -286,8 +286,11 @@ class Encryption(Protection):
         if grid is None or len(asked) < mask.least_voters:
             return None
         arrays = from_flat(request.current, self._layout, shared=True)
-        content = RecordDict({"arrays": arrays, "config": ConfigRecord(settings)})
-        messages = [Message(content, node, QUERY, group_id="mask") for node in asked]
+        messages = []
+        for node in asked:
+            own = ConfigRecord({**settings, "node-id": node})
+            content = RecordDict({"arrays": arrays, "config": own})
+            messages.append(Message(content, node, QUERY, group_id="mask"))
         ciphertexts = []
         for reply in grid.send_and_receive(messages, timeout=PATIENCE_S):
             node = reply.metadata.src_node_id

@@ -190,10 +190,8 @@ def ask_holders(
     messages = []
     for node, question in sorted(questions.items()):
         settings: dict[str, Setting] = {
-            "server-round": number,
-            "about": "share",
-            "question": question,
-        }
+            "server-round": number, "about": "share", "question": question, "node-id": node,
+        }  # fmt: skip
         content = RecordDict({"config": ConfigRecord(dict(settings))})
         if node in there:
             messages.append(Message(content, node, QUERY, group_id=str(number)))

@@ -30,6 +30,8 @@ RECORD = "sealed"
 SATURATED, SECONDS = "sealed-saturated", "sealed-seconds"
 PINNED = "protection"
 """Record of a client's memory that holds the digest of the mask it has agreed to."""
+SEALED_LAST = "protection-sealed"
+"""Record of a client's memory that holds the last round that it sealed an update in, by run."""
 RUN, MASK, BITS, PARAMS, KEY = "seal-run", "seal-mask", "seal-bits", "seal-params", "seal-key"
 WEIGHTING = "seal-weighting"
 
@@ -115,7 +117,8 @@ class Seal:
         record = records_of(message.content, ArrayRecord)["arrays"]
         layout = layout_of(record)
         hidden, digest = agreed_mask(self.tools, settings, layout, context)
-        sealed_for = _context(settings, digest, int(context.node_id), int(hidden.sum()))
+        sealed_for = _context(settings, digest, known_as(settings, context), int(hidden.sum()))
+        seal_once(sealed_for, context)
         base = flatten_record(record, layout)
         reply = call_next(message, context)
         if reply.has_content() and hidden.any():
@@ -200,13 +203,36 @@ def sealed_vote(tools: Tools, message: Message, context: Context) -> Message:
     if settings.get(PARAMS) != tools.cipher.params_id or settings.get(KEY) != tools.keys.key_id:
         raise Refused("the server names other parameters or keys than were agreed")
     digest = masks.digest_of(everything, layout)
-    sealed_for = _context(settings, digest, int(context.node_id), everything.size)
+    sealed_for = _context(settings, digest, known_as(settings, context), everything.size)
+    seal_once(sealed_for, context)
     votes = mask.vote_of(bench, client, flatten_record(record, layout), settings)
     values = votes * np.float32(tools.cipher.fixed.clip)
     sealed = tools.cipher.encrypt(
         values, tools.keys.for_upload(tools.cipher, sealed_for), sealed_for
     )
     return Message(RecordDict({RECORD: tools.pack(sealed.data)}), reply_to=message)
+
+
+def known_as(settings: Mapping[str, Any], context: Context) -> int:
+    """The id under which the server knows this node: the one that it says, else its own."""
+    told = settings.get("node-id")
+    return told if isinstance(told, int) and told >= 0 else int(context.node_id)
+
+
+def seal_once(sealed_for: SealContext, context: Context) -> None:
+    """Remember a round, and refuse it a second time.
+
+    A server that had one update sealed twice, under two names, could open their sum: it is twice
+    that update.
+
+    Raises:
+        Refused: for a round of this run that is not later than the last one.
+    """
+    held, run = context.state.get(SEALED_LAST), sealed_for.run.hex()
+    rounds: dict[str, Any] = dict(held) if isinstance(held, ConfigRecord) else {}
+    if sealed_for.round <= rounds.get(run, -1):
+        raise Refused(f"round {sealed_for.round} was sealed already")
+    context.state[SEALED_LAST] = ConfigRecord({**rounds, run: sealed_for.round})
 
 
 def _context(settings: Mapping[str, Any], digest: bytes, node: int, count: int) -> SealContext:

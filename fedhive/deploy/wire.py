@@ -22,7 +22,7 @@ PIECE = 48 * 1024
 GROWING = (rundir.ROUNDS, rundir.EVENTS)
 WHOLE = (
     rundir.CONFIG, rundir.SPLIT, rundir.MACHINES, rundir.SUMMARY, rundir.AVAILABILITY,
-    rundir.FORECAST, rundir.HIVE, "availability.csv", "model.npz",
+    rundir.FORECAST, rundir.HIVE, rundir.PROTECTION, "availability.csv", "model.npz",
 )  # fmt: skip
 """The only names that are accepted from a server."""
 

@@ -159,3 +159,22 @@ def test_a_record_of_its_own():
     record = tools().pack(b"abc")
     assert isinstance(record, ArrayRecord)
     assert tuple(record["sealed"].shape) == (3,)
+
+
+def test_a_round_is_sealed_once_under_whatever_name():
+    t, place = tools(), context()
+    Seal(t)(message(t), place, trained)
+    with pytest.raises(Refused, match="round 1 was sealed already"):
+        Seal(t)(message(t, **{"node-id": 7}), place, trained)
+    Seal(t)(message(t, **{"server-round": 2}), place, trained)
+    Seal(t)(message(t, **{sealing.RUN: bytes([1] * 16)}), place, trained)
+    with pytest.raises(Refused, match="round 2 was sealed already"):
+        Seal(t)(message(t, **{"server-round": 2}), place, trained)
+
+
+def test_a_client_seals_under_the_id_that_the_server_knows():
+    t = tools()
+    reply = Seal(t)(message(t, **{"node-id": 7}), context(), trained)
+    data = bytes(reply.content["sealed"]["sealed"].data)
+    digest = t.own_mask(LAYOUT)[1]
+    assert t.cipher.parse(data, SealContext(bytes(16), 1, digest, 7, 10), t.keys).senders == (7,)
