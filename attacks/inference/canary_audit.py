@@ -1,4 +1,4 @@
-"""Reads epsilon off a run with canaries; the auditor knows the run and its canaries' directions."""
+"""Reads epsilon off a run with canaries; the auditor knows the run and all directions."""
 
 from __future__ import annotations
 
