@@ -25,7 +25,7 @@ from flwr.serverapp import Grid
 
 from defenses.protection.base import Mod, Protection, Release, Request, SentModel, Setting, Step
 from fedhive.errors import UserError
-from fedhive.flower import Malformed, records_of
+from fedhive.flower import Layout, Malformed, records_of
 from fedhive.trust.fleet import Levels
 from fedhive.world.grid import FIRST_NODE_ID
 from strategies.combine import Cohort, Mean, shares
@@ -156,7 +156,8 @@ class ByCapability(Protection):
                     f"protection.layers.{name} adds its noise at the server, to all replies; for "
                     "some clients only, let them add it: noise=client"
                 )
-            layer.check(cfg)
+            own = (cfg.get("protection") or {}).get("layers") or {}
+            layer.check({**cfg, "protection": own.get(name)})
 
     # ---- client -------------------------------------------------------------------------------
 
@@ -164,6 +165,11 @@ class ByCapability(Protection):
         """Those of the client's own protection."""
         layer = self.layer(node_number)
         return () if layer is None else layer.mods(node_number)
+
+    def sealed_bytes(self, node_number: int, layout: Layout) -> int:
+        """Those of the client's own protection."""
+        layer = self.layer(node_number)
+        return 0 if layer is None else layer.sealed_bytes(node_number, layout)
 
     def answer(self, message: Message, context: Context) -> Message:
         """That of the protection that answers queries."""
@@ -204,6 +210,16 @@ class ByCapability(Protection):
         if strange:
             raise Malformed(f"a record {min(strange)!r} from a client of another plan")
         return (content, None) if layer is None else layer.open(content, sent)
+
+    def screen(
+        self, opened: Mapping[int, Any], server_round: int, grid: Grid | None
+    ) -> dict[int, str]:
+        """What each protection finds about its own clients' replies."""
+        found: dict[int, str] = {}
+        for name, layer in self.used.items():
+            mine = {n: part for n, part in opened.items() if self.names[self._number(n)] == name}
+            found |= layer.screen(mine, server_round, grid)
+        return found
 
     def reveal(self, step: Step) -> Release:
         """The mean of what is in the clear and of what is opened."""
