@@ -439,7 +439,8 @@ def test_the_run_directory_is_as_documented(played: Path, capsys: Any) -> None:
     files = {word for row in re.findall(r"^\| `.*?\|", page.read_text(encoding="utf-8"), re.M)
              for word in words(row) if re.search(r"\.\w+$|/$", word)}  # fmt: skip
     assert files, "the table of files"
-    optional = {"views/", "leakage.json", "protection.json"}  # of an observer, a protection
+    leakage = {"views/", "leakage.json", "leakage.safetensors", "membership.json"}
+    optional = {*leakage, "protection.json"}  # only if asked for
     for file in files - {".hydra/", *optional}:
         assert (played / file).exists(), file
     [code] = [f.text for f in fences(page) if f.language == "python"]
