@@ -116,6 +116,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             f"| {title} | {batch} | {statistics.fmean(mine):.1f} ({each[0]}) | "
             f"{statistics.fmean(theirs):.1f} ({each[1]}) | {gap:+.1f} | {ratio:.2f} |"
         )
+    alone = [results[f"own:dlg lenet 1 {seed}"]["psnr"][0] for seed in range(4)
+             if f"own:dlg lenet 1 {seed}" in results]  # fmt: skip
+    rows.append(f"\nDLG, own, dB by seed: {', '.join(f'{value:.1f}' for value in alone)}.")
     for net, batch, seeds, steps in SEVERAL:
         ends = [f" {net} {batch} {seed} {steps}" for seed in range(seeds)]
         gaps = [mean_db(results["own:unrolled" + end]) - mean_db(results["own:ceiling" + end])
