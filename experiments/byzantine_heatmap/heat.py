@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Row = tuple[str, Sequence[tuple[float, str]]]
 """(name, for each column (worst accuracy, the attack that did it))."""
@@ -24,6 +24,25 @@ def table(columns: Sequence[str], rows: Sequence[Row]) -> str:
         "magnitude searched for against the very pipeline; guessing is 0.10."
     )
     return "\n".join([*lines, note]) + "\n"
+
+
+def hidden(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Rows for poison that lies only where it is encrypted, from the study ``hidden_poison``.
+
+    Args:
+        results: its cells, named "what is encrypted / way back / attack / liars / seed".
+    """
+    found: dict[str, list[tuple[float, str]]] = {}
+    for name, cell in results.items():
+        part, way, attack, liars, _ = name.split(" / ")
+        if attack != "nobody" and liars == "4":
+            found.setdefault(way, []).append((cell["accuracy"], f"{attack}, {part}"))
+    lines = ["", "## Poison hidden in encrypted coordinates", "",
+             "Four liars of 20, another setting: see ../hidden_poison.", "",
+             "| way back of what is encrypted | worst accuracy | attack, encrypted part |",
+             "|---|---|---|"]  # fmt: skip
+    lines += [f"| {way} | {min(f)[0]:.2f} | {min(f)[1]} |" for way, f in sorted(found.items())]
+    return "\n".join(lines) + "\n"
 
 
 def figure(columns: Sequence[str], rows: Sequence[Row]) -> str:
