@@ -8,8 +8,8 @@ Writes results.md, results.json and heatmap.svg beside this file; goes on where 
 from __future__ import annotations
 
 import argparse
-import json
 import itertools
+import json
 import sys
 from pathlib import Path
 
