@@ -24,6 +24,7 @@ from fedhive import cli
 from fedhive.results import checkpoint
 from fedhive.results.fields import EVENT_KEYS, ROUND_KEYS, SUMMARY_KEYS
 from fedhive.results.rundir import RunDir
+from fedhive.world.roster import read_rows
 
 ROOT = Path(__file__).parents[1]
 DOCS, CONF = ROOT / "docs", ROOT / "conf"
@@ -237,7 +238,9 @@ def test_a_hive_that_comes_and_goes(fedhive: Any) -> None:
 
 
 def test_training_when_electricity_is_clean(fedhive: Any) -> None:
-    everybody, rolling, _ = commands(DOCS / "howto/carbon.md")
+    everybody, rolling, *_ = commands(DOCS / "howto/carbon.md")
+    listed = read_rows(str(DOCS / "howto/examples/carbon/machines.yaml"))
+    assert [row["name"] for row in listed] == ["ann", "bob", "*"]
     assert rolling[: len(everybody)] == everybody
     before, after = (
         summary(fedhive(replaced(line, rounds=6))[1]) for line in (everybody, rolling)

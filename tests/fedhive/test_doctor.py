@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -123,26 +122,23 @@ def test_no_hive_and_a_broken_one(tmp_path):
 
 
 AS_NOBODY = """
-import os
+import os, sys
 from fedhive.doctor import examine, findings
 if os.geteuid() == 0:
     list(findings())  # imports the rest: this interpreter may lie where only root can read
     os.setgroups([])
     os.setuid(65534)
 examine(as_json=True)
+sys.exit("torch" in sys.modules)  # which takes seconds to import
 """
 
 
-def test_it_needs_no_root_and_no_second_of_time():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_it_needs_neither_root_nor_torch():
     done = subprocess.run(
         [sys.executable, "-P", "-c", AS_NOBODY], cwd="/", capture_output=True, text=True,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["level"] in (0, 1)
     assert by_name(as_declared(report["facts"]))["cpu.cores"].value
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent < 1.0  # seconds of processor time; nothing here waits
