@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def better(old: Cell | None, new: Cell) -> Cell:
     return new
 
 
-def measure(options: argparse.Namespace) -> Cells:
+def measure(options: argparse.Namespace, save: Callable[[Cells], None]) -> Cells:
+    """All cells; those so far are saved after each rule."""
     pythons = {"floor": sys.executable, "fedhive": sys.executable, "flower": sys.executable,
                "byzfl": options.byzfl_python}  # fmt: skip
     cells: Cells = {}
@@ -95,6 +97,7 @@ def measure(options: argparse.Namespace) -> Cells:
                     new = one(pythons[library], library, rule, n, options.d, options)
                     cells[key] = better(cells.get(key), new)
                     print(repetition + 1, *key, new, file=sys.stderr, flush=True)
+                save(cells)
     return cells
 
 
@@ -181,16 +184,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     about = {**machine(), "d": f"{options.d:,}", "repetitions": options.repetitions}
-    cells = measure(options)
-    text = markdown(cells, about)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.md").write_text(text)
-    raw = [{"rule": rule, "n": n, "library": library, **cell}
-           for (rule, n, library), cell in cells.items()]  # fmt: skip
-    (options.out / "results.json").write_text(
-        json.dumps({"about": about, "cells": raw}, indent=1) + "\n"
-    )
-    print(text)
+
+    def save(cells: Cells) -> None:
+        (options.out / "results.md").write_text(markdown(cells, about))
+        raw = [{"rule": rule, "n": n, "library": library, **cell}
+               for (rule, n, library), cell in cells.items()]  # fmt: skip
+        lines = ",\n".join(json.dumps(each) for each in raw)
+        (options.out / "results.json").write_text(
+            f'{{"about": {json.dumps(about)},\n"cells": [\n{lines}\n]}}\n'
+        )
+
+    print(markdown(measure(options, save), about))
 
 
 if __name__ == "__main__":
